@@ -1,0 +1,32 @@
+# make train: everything on a fresh machine, to synthetic radiographs. make test: everything, to a passing suite.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SHARED := $(CURDIR)/../shared
+
+.PHONY: setup train test test-all lint
+
+setup: $(STAMP)
+
+# Installed again only when what is to be installed has changed.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,generative,test]"
+	touch $@
+
+train: $(STAMP)
+	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
+
+test: $(STAMP)
+	ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" $(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" $(BIN)/python -m pytest --no-skips
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

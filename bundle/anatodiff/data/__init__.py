@@ -1,0 +1,23 @@
+"""Radiographs in and out: reading, checking, splitting by patient, writing."""
+
+from anatodiff.data.errors import DatasetError, RadiographError
+from anatodiff.data.folder import Datalist, make_datalist, summarise
+from anatodiff.data.listing import Item, find_radiographs, patient_key
+from anatodiff.data.radiograph import Radiograph, read_radiograph
+from anatodiff.data.reader import RadiographReader
+from anatodiff.data.write import write_radiograph
+
+__all__ = [
+    "Datalist",
+    "DatasetError",
+    "Item",
+    "Radiograph",
+    "RadiographError",
+    "RadiographReader",
+    "find_radiographs",
+    "make_datalist",
+    "patient_key",
+    "read_radiograph",
+    "summarise",
+    "write_radiograph",
+]

@@ -1,0 +1,170 @@
+"""What lies in a folder of radiographs: the image files with their classes and patients."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import pydicom
+
+from anatodiff.data.errors import DatasetError
+from anatodiff.data.radiograph import BARE_DICOM_STARTS
+
+LABELS_FILE = "labels.csv"
+NEEDED_COLUMNS = ("file", "label")
+PATIENT_COLUMN = "patient_id"
+ONE_CLASS = "all"
+SPLIT_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+# Image files: those that are read, and those that are named with a reason instead of being passed over.
+IMAGE_ENDINGS = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
+UNREAD_ENDINGS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".npy")
+PICTURE_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+DIRECTORY_FILE = "DICOMDIR"
+KEY_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image file with its class and its patient.
+
+    Attributes:
+        file: the file.
+        label: name of its class.
+        patient: 16 hexadecimal digits, the same for all files of one patient.
+    """
+
+    file: Path
+    label: str
+    patient: str
+
+
+def patient_key(identifier: str) -> str:
+    """Turn a patient's identifier into a grouping key, so that the identifier itself goes no further.
+
+    This is a pseudonym, not a secret: whoever knows an identifier can compute its key.
+
+    Args:
+        identifier: patient ID or another name that all files of one patient share.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return blake2b(identifier.strip().encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).hexdigest()
+
+
+def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
+    """List the image files of a folder with class and patient, without decoding them.
+
+    Classes come from `labels.csv` (columns `file`, relative to the folder, and `label`; optional `patient_id`; others
+    are ignored; only the files in it are used), else from the folder's sub-folders, else all files are one class "all".
+    Patients come from `patient_id`, else from the DICOM PatientID, else each file name without its ending is a patient.
+    Hidden files, symbolic links to folders and files that are not images are passed over.
+
+    Args:
+        dataset_dir: the folder.
+
+    Returns:
+        The files in a fixed order. A file that `labels.csv` names is listed even if it does not exist.
+
+    Raises:
+        DatasetError: if the folder is missing or has no images, its layout is ambiguous, or labels.csv lacks a column.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; give dataset_dir a folder of radiographs")
+    if (root / LABELS_FILE).is_file():
+        return _from_table(root / LABELS_FILE)
+    files = sorted(_image_files(root))
+    if not files:
+        raise DatasetError(f"{root}: no images in this folder; put DICOM, PNG, JPEG or NIfTI files into it")
+    folders = {file.relative_to(root).parts[0] for file in files if file.parent != root}
+    if not folders:
+        return [_item(file, ONE_CLASS) for file in files]
+    if any(file.parent == root for file in files):
+        raise DatasetError(
+            f"{root}: images lie beside sub-folders, so the classes are unclear; move them into one sub-folder per "
+            f"class or write {LABELS_FILE} with the columns file,label"
+        )
+    if {folder.lower() for folder in folders} <= SPLIT_FOLDERS:
+        raise DatasetError(
+            f"{root}: the sub-folders {', '.join(sorted(folders))} are splits, not classes; give dataset_dir one of "
+            "them (patients are split here)"
+        )
+    return [_item(file, file.relative_to(root).parts[0]) for file in files]
+
+
+def _from_table(table: Path) -> list[Item]:
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = [{key: (row.get(key) or "").strip() for key in (*NEEDED_COLUMNS, PATIENT_COLUMN)} for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{table}: not a CSV file in UTF-8 ({error}); save it again as one") from error
+    missing = [name for name in NEEDED_COLUMNS if name not in columns]
+    if missing:
+        raise DatasetError(
+            f"{table}: no column {' and '.join(missing)} (found: {', '.join(columns) or 'none'}); "
+            "the columns are file,label and optionally patient_id"
+        )
+    items: dict[Path, Item] = {}
+    for row in rows:
+        if not row["file"]:
+            continue
+        item = _item(table.parent / row["file"], row["label"], row[PATIENT_COLUMN])
+        known = items.setdefault(item.file, item)
+        if known != item:
+            raise DatasetError(f"{table}: {row['file']} is listed twice and differently; keep one row")
+    if not items:
+        raise DatasetError(f"{table}: no rows; write one row file,label for each image")
+    return list(items.values())
+
+
+def _item(file: Path, label: str, patient_id: str = "") -> Item:
+    stem = file.name[: -len(".nii.gz")] if file.name.lower().endswith(".nii.gz") else file.stem
+    return Item(file, label, patient_key(patient_id or _dicom_patient_id(file) or stem))
+
+
+def _dicom_patient_id(file: Path) -> str:
+    if not _is_dicom(file, _head(file)):
+        return ""
+    try:
+        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["PatientID"])
+        return str(header.get("PatientID") or "").strip()
+    except Exception:  # a broken file: it is named with its reason when it is checked
+        return ""
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    # os.walk does not follow links to folders, so a link that loops ends here.
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            file = Path(parent, name)
+            if not name.startswith(".") and name.upper() != DIRECTORY_FILE and file.is_file() and _is_image(file):
+                yield file
+
+
+def _is_image(file: Path) -> bool:
+    if file.name.lower().endswith(IMAGE_ENDINGS + UNREAD_ENDINGS):
+        return True
+    head = _head(file)
+    return _is_dicom(file, head) or head.startswith(PICTURE_MAGICS)
+
+
+def _is_dicom(file: Path, head: bytes) -> bool:
+    # Without a preamble only the name helps: no ending, .dcm, or a UID, whose last number looks like an ending.
+    bare = file.suffix.lower() in ("", ".dcm") or file.suffix[1:].isdigit()
+    return head[128:] == b"DICM" or (bare and head.startswith(BARE_DICOM_STARTS))
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(132)
+    except OSError:
+        return b""

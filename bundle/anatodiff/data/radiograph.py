@@ -1,0 +1,170 @@
+"""One way to read a radiograph, whatever its file format."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from anatodiff.data.dicom_file import read_dataset
+from anatodiff.data.dicom_pixels import displayed_pixels
+from anatodiff.data.errors import RadiographError, Refusal
+from anatodiff.data.nifti import read_nifti
+from anatodiff.data.raster import read_raster
+
+HEAD_BYTES = 512
+DICOM_MAGIC_OFFSET = 128
+NIFTI_MAGIC_OFFSET = 344
+# The first data element of a DICOM file without preamble is in group 0002 or 0008.
+BARE_DICOM_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+UNREAD_MAGICS = {
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\x93NUMPY": "NumPy array",
+    b"NRRD": "NRRD",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP archive",
+}
+SPACING_KEYWORDS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")
+
+_Reader = Callable[[Path], tuple[np.ndarray, "tuple[float, float] | None", dict[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """One radiograph as a viewer displays it.
+
+    Attributes:
+        pixels: float32 (H, W) in [0, 1], larger is brighter as displayed.
+        spacing: mm between rows and between columns, or None where the file does not say.
+        meta: facts without identity, of the keys `format`, `modality`, `body_part`, `view_position`, `photometric`,
+            `bits_stored`, `transfer_syntax` and `voi` (how the display range was chosen); unknown ones are left out.
+            Names, dates, identifiers, free text and the file's name never enter it.
+    """
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] | None
+    meta: dict[str, Any]
+
+
+def read_radiograph(path: str | os.PathLike[str]) -> Radiograph:
+    """Read one projection radiograph; the format is told by the content, not by the file's ending.
+
+    DICOM (with or without preamble): see `anatodiff.data.dicom_pixels.displayed_pixels` for the order of the steps.
+    PNG and JPEG: the full range of 8 or 16 bits; see `anatodiff.data.raster.read_raster` for colour.
+    NIfTI: one 2-D image, turned as displayed; see `anatodiff.data.nifti.read_nifti` for the axes.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The radiograph.
+
+    Raises:
+        RadiographError: if the file is missing, broken, or not a gray single-frame projection radiograph of at least
+            32 x 32 pixels; one line with the file, the reason and the cure.
+    """
+    file = Path(path)
+    try:
+        name, reader = _reader(file)
+        pixels, spacing, meta = reader(file)
+        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+        if pixels.min() == pixels.max():
+            raise Refusal("every pixel has the same value", "leave the file out")
+    except Refusal as refusal:
+        raise RadiographError.of(file, refusal) from refusal
+    except Exception as error:
+        # Broken headers raise many kinds of errors on access; a user sees one kind.
+        broken = Refusal(f"broken file ({type(error).__name__}: {error})", "send it again from its source")
+        raise RadiographError.of(file, broken) from error
+    return Radiograph(pixels, spacing, {"format": name, **meta})
+
+
+def _reader(path: Path) -> tuple[str, _Reader]:
+    head = _head(path)
+    if head[DICOM_MAGIC_OFFSET : DICOM_MAGIC_OFFSET + 4] == b"DICM":
+        return "DICOM", _read_dicom
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG", read_raster
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG", read_raster
+    if _is_nifti(head):
+        return "NIfTI", read_nifti
+    for magic, name in UNREAD_MAGICS.items():
+        if head.startswith(magic):
+            raise Refusal(f"{name} files are not read", "convert it to DICOM, PNG, JPEG or NIfTI")
+    if head.startswith(BARE_DICOM_STARTS):
+        return "DICOM", _read_dicom
+    raise Refusal("not a DICOM, PNG, JPEG or NIfTI file", "convert it or leave it out")
+
+
+def _head(path: Path) -> bytes:
+    if not path.exists():
+        raise Refusal("no such file", "check the path")
+    if not path.is_file():
+        raise Refusal("not a file", "give one image file")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise Refusal(f"cannot be opened ({error.strerror})", "check its permissions") from error
+    if not head:
+        raise Refusal("empty file", "send it again from its source")
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.open(path, "rb") as stream:
+                return stream.read(HEAD_BYTES)
+        except (OSError, EOFError) as error:
+            raise Refusal(f"broken gzip file ({error})", "send it again from its source") from error
+    return head
+
+
+def _is_nifti(head: bytes) -> bool:
+    if head[NIFTI_MAGIC_OFFSET : NIFTI_MAGIC_OFFSET + 4] == b"ni1\x00":
+        raise Refusal("NIfTI in two files (.hdr and .img)", "save it as one .nii file")
+    return head[NIFTI_MAGIC_OFFSET : NIFTI_MAGIC_OFFSET + 4] == b"n+1\x00" or head[4:8] == b"n+2\x00"
+
+
+def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
+    dataset = read_dataset(path)
+    pixels, voi = displayed_pixels(dataset)
+    facts: dict[str, Any] = {
+        "modality": _code(dataset, "Modality"),
+        "body_part": _code(dataset, "BodyPartExamined"),
+        "view_position": _code(dataset, "ViewPosition"),
+        "photometric": _code(dataset, "PhotometricInterpretation"),
+        "bits_stored": int(dataset.BitsStored),
+        "transfer_syntax": str(dataset.file_meta.TransferSyntaxUID),
+        "voi": voi,
+    }
+    return pixels, _dicom_spacing(dataset), {key: value for key, value in facts.items() if value != ""}
+
+
+def _code(dataset: Dataset, keyword: str) -> str:
+    # Only well-formed code strings pass: free text in these elements could carry identity.
+    value = str(dataset.get(keyword) or "").strip().upper()
+    return value if CODE_STRING.fullmatch(value) else ""
+
+
+def _dicom_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    for keyword in SPACING_KEYWORDS:
+        value = dataset.get(keyword)
+        if value and len(value) == 2:
+            row, column = float(value[0]), float(value[1])
+            if math.isfinite(row) and math.isfinite(column) and row > 0 and column > 0:
+                return row, column
+    return None

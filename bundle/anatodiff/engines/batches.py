@@ -1,0 +1,179 @@
+"""Batches whose every draw is a function of (seed, step), and how the engines take them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from anatodiff.diffusion import NoiseSchedule, batch_indices, generator, normal
+from anatodiff.losses import DiffusionTarget
+
+# What MONAI's engines expect of prepare_batch: inputs, targets, and arguments of the inferer.
+EngineBatch = tuple[torch.Tensor, Any, tuple, dict[str, Any]]
+
+
+class Gathers(Protocol):
+    """A dataset in memory that hands out any selection of its rows."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the rows at `indices` (B,), each value (B, ...)."""
+        ...
+
+
+class StepBatches:
+    """Endless batches of training steps; step k is the same whenever and wherever it is asked for.
+
+    Args:
+        dataset: rows to draw from.
+        batch_size: images per step.
+        seed: the run's seed.
+        first_step: where to begin; a resumed run sets `step` instead.
+    """
+
+    def __init__(self, dataset: Gathers, batch_size: int, seed: int, first_step: int = 0) -> None:
+        if len(dataset) == 0:
+            raise ValueError("the training set is empty; check dataset_dir and test_fraction")
+        self.dataset, self.batch_size, self.seed, self.step = dataset, batch_size, seed, first_step
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            # Counted before the batch leaves: an iterator that is thrown away must not repeat its last step.
+            step, self.step = self.step, self.step + 1
+            indices = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
+            yield {"step": step, **self.dataset.gather(indices)}
+
+
+class FixedBatches:
+    """All rows once, in order, in batches: for validation. Batch k is step k, so its noise never changes.
+
+    Args:
+        dataset: rows to go through.
+        batch_size: images per batch.
+    """
+
+    def __init__(self, dataset: Gathers, batch_size: int) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for step, indices in enumerate(torch.arange(len(self.dataset)).split(self.batch_size)):
+            yield {"step": step, **self.dataset.gather(indices)}
+
+
+class DiffusionBatch:
+    """Turn cached posteriors into a diffusion training batch.
+
+    Latents are drawn anew from their posterior at each step: a frozen draw would put a floor under the loss.
+
+    Args:
+        schedule: noise schedule.
+        scale_factor: the base's latent scale.
+        null_label: label that stands for no class.
+        label_dropout: share of images whose label is dropped, so that guidance has an unconditional model.
+        seed: the run's seed.
+        name: keeps the draws of training and validation apart.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        scale_factor: float,
+        null_label: int,
+        label_dropout: float,
+        seed: int,
+        name: str = "train",
+    ) -> None:
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout must be 0 to 1, got {label_dropout}")
+        self.schedule, self.scale_factor, self.null_label = schedule, scale_factor, null_label
+        self.label_dropout, self.seed, self.name = label_dropout, seed, name
+
+    def __call__(
+        self,
+        batchdata: dict[str, Any],
+        device: torch.device,
+        non_blocking: bool = False,
+    ) -> EngineBatch:
+        """Draw latents, times, noise, channels and dropped labels.
+
+        Args:
+            batchdata: step, mean and logvar (B, C, h, w), label (B,).
+            device: where the batch goes.
+            non_blocking: as for `Tensor.to`.
+
+        Returns:
+            clean scaled latents, `DiffusionTarget`, no further arguments, keywords of `NoisePredictionInferer`.
+        """
+        step, mean = int(batchdata["step"]), batchdata["mean"]
+        b, channels = mean.shape[:2]
+        posterior = normal(tuple(mean.shape), self.seed, step, f"{self.name} posterior")  # (B, C, h, w)
+        x0 = (mean + (0.5 * batchdata["logvar"]).exp() * posterior) * self.scale_factor  # (B, C, h, w)
+        noise = normal(tuple(mean.shape), self.seed, step, f"{self.name} noise")  # (B, C, h, w)
+        index = torch.randint(len(self.schedule), (b,), generator=generator(self.seed, step, f"{self.name} time"))
+        channel = torch.randint(channels, (b,), generator=generator(self.seed, step, f"{self.name} channel"))
+        dropped = torch.rand(b, generator=generator(self.seed, step, f"{self.name} dropout")) < self.label_dropout
+        labels = torch.where(dropped, self.null_label, batchdata["label"])  # (B,)
+        x0, noise, index, channel, labels = (
+            tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channel, labels)
+        )
+        return x0, DiffusionTarget(x0, noise, index, channel), (), {
+            "noise": noise, "index": index, "class_labels": labels,
+        }
+
+
+class ReconstructionBatch:
+    """Cut one random crop from each image, and draw the posterior's noise.
+
+    Args:
+        crop_size: side of the crop; 0 takes the whole image.
+        latent_channels: channels of the latent.
+        factor: pixels per latent pixel.
+        seed: the run's seed.
+        name: keeps the draws of training and validation apart.
+    """
+
+    def __init__(self, crop_size: int, latent_channels: int, factor: int, seed: int, name: str = "train") -> None:
+        if crop_size % factor:
+            raise ValueError(f"crop_size must be a multiple of {factor}, got {crop_size}")
+        self.crop_size, self.latent_channels, self.factor = crop_size, latent_channels, factor
+        self.seed, self.name = seed, name
+
+    def __call__(
+        self,
+        batchdata: dict[str, Any],
+        device: torch.device,
+        non_blocking: bool = False,
+    ) -> EngineBatch:
+        """Draw crops and noise.
+
+        Args:
+            batchdata: step and image (B, 1, H, W) in [0, 1].
+            device: where the batch goes.
+            non_blocking: as for `Tensor.to`.
+
+        Returns:
+            crops, the same crops as target, no further arguments, the noise for `ReconstructionInferer`.
+        """
+        step, images = int(batchdata["step"]), batchdata["image"].float()
+        if self.crop_size:
+            draws = generator(self.seed, step, f"{self.name} crop")
+            corners = torch.rand(len(images), 2, generator=draws)  # (B, 2)
+            images = torch.stack([self._crop(image, corner) for image, corner in zip(images, corners, strict=True)])
+        b, _, height, width = images.shape
+        shape = (b, self.latent_channels, height // self.factor, width // self.factor)
+        noise = normal(shape, self.seed, step, f"{self.name} posterior").to(device)  # (B, C, h, w)
+        images = images.to(device, non_blocking=non_blocking)  # (B, 1, H, W)
+        return images, images, (), {"noise": noise}
+
+    def _crop(self, image: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+        room = torch.tensor([image.shape[1] - self.crop_size, image.shape[2] - self.crop_size])
+        if bool((room < 0).any()):
+            raise ValueError(f"crop_size {self.crop_size} is larger than the image {tuple(image.shape)}; choose less")
+        top, left = (corner * (room + 1)).long().tolist()
+        return image[:, top : top + self.crop_size, left : left + self.crop_size]  # (1, crop, crop)

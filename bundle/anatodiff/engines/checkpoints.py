@@ -1,0 +1,112 @@
+"""Checkpoints that survive a kill, resume without being asked, and a clean end on SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import nn
+
+from anatodiff.engines.batches import StepBatches
+from anatodiff.networks import trained_state
+from anatodiff.weights import replaced_when_whole
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "checkpoint.pt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file and the cure."""
+
+
+class Checkpoints:
+    """Save what a run has learned, and go on from there when it is started again.
+
+    Nothing but tensors and numbers is kept: trained parameters, their moving average, the optimiser and the step.
+    Draws are functions of the step, so there is no generator state. Each file is written beside the old one and
+    takes its place only when whole.
+
+    Args:
+        directory: the run's folder.
+        network: network in training.
+        ema: moving average of its parameters.
+        optimizer: optimiser.
+        batches: batches, told where to go on.
+        settings: what must be the same when the run goes on, JSON-able; another value is refused.
+        every: steps between two checkpoints.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        network: nn.Module,
+        ema: EMAHandler,
+        optimizer: torch.optim.Optimizer,
+        batches: StepBatches,
+        settings: dict[str, Any],
+        every: int,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, got {every}")
+        self.path = Path(directory) / FILE_NAME
+        self.network, self.ema, self.optimizer, self.batches = network, ema, optimizer, batches
+        self.settings, self.every = settings, every
+        self.stop_asked = False
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into a trainer; attach after the moving average, so that it is saved as of the same step."""
+        engine.add_event_handler(Events.STARTED, self._resume)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _resume(self, engine: Engine) -> None:
+        self.previous_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        if not self.path.is_file():
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, value in self.settings.items():
+            if state["settings"].get(name) != value:
+                raise CheckpointError(
+                    f"{self.path}: made with {name} = {state['settings'].get(name)!r}, now {value!r}; "
+                    "go on with the old value or choose another output_dir"
+                )
+        self.network.load_state_dict(state["network"], strict=False)
+        self.ema.ema_model.load_state_dict(state["ema"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.step = engine.state.iteration = state["step"]
+        engine.state.epoch = state["step"] // (engine.state.epoch_length or 1)
+        logger.info("resumed at step %d from %s", state["step"], self.path)
+
+    def _after_step(self, engine: Engine) -> None:
+        if self.stop_asked:
+            self.save(engine.state.iteration)
+            logger.info("stopped by SIGTERM at step %d; the same command goes on from here", engine.state.iteration)
+            raise SystemExit(128 + signal.SIGTERM)
+        if engine.state.iteration % self.every == 0:
+            self.save(engine.state.iteration)
+
+    def _finish(self, engine: Engine) -> None:
+        self.save(engine.state.iteration)
+        signal.signal(signal.SIGTERM, self.previous_handler)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_asked = True
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of `step`."""
+        state = {
+            "step": step,
+            "settings": self.settings,
+            "network": trained_state(self.network),
+            "ema": {name: self.ema.ema_model.state_dict()[name] for name in trained_state(self.network)},
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with replaced_when_whole(self.path) as temporary:
+            torch.save(state, temporary)

@@ -1,0 +1,195 @@
+"""What a run leaves behind: weights, samples, and how far those are from real images."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.handlers import EMAHandler
+from monai.engines import SupervisedEvaluator
+from monai.metrics import PSNRMetric
+
+from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentDataset, save_autoencoder
+from anatodiff.engines.inferers import SamplingInferer
+from anatodiff.engines.pictures import save_grid
+from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
+from anatodiff.metrics import encoder_features, kernel_distance, standardised
+from anatodiff.networks import Base, DiT, save_adapter, save_base
+from anatodiff.weights import replaced_when_whole
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_NAME = "adapter.safetensors"
+PICTURE_COLUMNS = 8
+PER_MILLE = 1e3  # kernel distances are small; they are shown in thousandths
+
+
+class FineTuneResult:
+    """Write the adapter, sample with it, and measure the samples against held-back images.
+
+    Args:
+        output_dir: the run's folder.
+        ema: moving average of the trained network: what is kept.
+        base: the base it stands on, for "before".
+        inferer: sampler.
+        train: training images.
+        test: held-back images, of patients that the training never saw.
+        autoencoder: its encoder gives the features of the kernel distance.
+        classes: class names.
+        samples_per_class: images to sample of each class.
+        batch_size: images per sampling batch.
+        settings: what the adapter's header keeps (finetuning mode, options, licence).
+        device: where to sample.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        ema: EMAHandler,
+        base: Base,
+        inferer: SamplingInferer,
+        train: LatentDataset,
+        test: LatentDataset,
+        autoencoder: Autoencoder,
+        classes: list[str],
+        samples_per_class: int,
+        batch_size: int,
+        settings: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.output_dir, self.ema, self.base, self.inferer = Path(output_dir), ema, base, inferer
+        self.train, self.test, self.autoencoder, self.classes = train, test, autoencoder, classes
+        self.samples_per_class, self.batch_size = samples_per_class, batch_size
+        self.settings, self.device = settings, device
+
+    def run(self) -> None:
+        """Write `adapter.safetensors`, `samples/`, `before_after.png` and `quality.json`."""
+        network: DiT = self.ema.ema_model
+        facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
+        path = self.output_dir / ADAPTER_NAME
+        weights_hash = save_adapter(path, network, self.base, facts, self.settings["finetuning"])
+        logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
+        after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
+        null = torch.full((len(after),), self.base.network.null_label)
+        before = sample(self.base.network, self.inferer, null, self.batch_size, self.device)  # (N, 1, H, W)
+        self._measure(before, after)
+
+    def _write_samples(self, network: DiT, weights_hash: str) -> torch.Tensor:
+        requests = SampleRequests(self.samples_per_class, self.classes, self.batch_size)
+        writer = SampleWriter(
+            self.output_dir / "samples", self.classes, self.inferer.seed, weights_hash, overwrite=True
+        )
+        SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=requests,
+            network=network.to(self.device),
+            prepare_batch=sampling_batch,
+            inferer=self.inferer,
+            val_handlers=[writer],
+            decollate=False,
+        ).run()
+        return torch.stack([image for images in writer.images for image in images])
+
+    def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        sets = (self.test.images, before, after, self.train.images)
+        features = [encoder_features(images, self.autoencoder) for images in sets]
+        real, *others = standardised(*features)
+        values = dict(zip(("before", "after", "real"), (kernel_distance(real, o) for o in others), strict=True))
+        quality = {name: {"value": distance.value, "stderr": distance.stderr} for name, distance in values.items()}
+        with replaced_when_whole(self.output_dir / "quality.json") as temporary:
+            temporary.write_text(json.dumps({"kernel_distance": quality, "samples": len(after)}, indent=1))
+        shown = {name: f"{d.value * PER_MILLE:.1f} ± {d.stderr * PER_MILLE:.1f}" for name, d in values.items()}
+        logger.info(
+            "kernel distance (x 1000) of %d samples to %d held-back images: before the fine-tune %s, after it %s; "
+            "of the training images themselves %s",
+            len(after), len(self.test), shown["before"], shown["after"], shown["real"],
+        )
+        rows = [list(images[:PICTURE_COLUMNS].float()) for images in sets[:3]]
+        titles = ["real, held back", "synthetic, before the fine-tune", "synthetic, after it"]
+        save_grid(self.output_dir / "before_after.png", rows, titles)
+
+
+class PretrainResult:
+    """Write a pretrained base and a picture of its samples.
+
+    Args:
+        path: .safetensors file to write.
+        ema: moving average of the network.
+        inferer: sampler.
+        classes: class names.
+        scale_factor: latent scale that it was trained with.
+        autoencoder: the autoencoder that it belongs to.
+        licence: licence of the training data.
+        notes: how it was trained.
+        device: where to sample.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        ema: EMAHandler,
+        inferer: SamplingInferer,
+        classes: list[str],
+        scale_factor: float,
+        autoencoder: Autoencoder,
+        licence: str,
+        notes: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
+        self.scale_factor, self.autoencoder = scale_factor, autoencoder
+        self.licence, self.notes, self.device = licence, notes, device
+
+    def run(self) -> None:
+        """Write the base and `<name>.png` beside it."""
+        network: DiT = self.ema.ema_model
+        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence)
+        save_base(self.path, base, self.notes)
+        logger.info("wrote %s (%.2f MB)", self.path, self.path.stat().st_size / 1e6)
+        labels = torch.arange(len(self.classes)).repeat_interleave(PICTURE_COLUMNS)
+        images = sample(network, self.inferer, labels, PICTURE_COLUMNS, self.device)
+        rows = [list(row) for row in images.split(PICTURE_COLUMNS)]
+        save_grid(self.path.with_suffix(".png"), rows, [f"synthetic: {name}" for name in self.classes])
+
+
+class AutoencoderResult:
+    """Write a trained autoencoder and how well it reconstructs held-back images.
+
+    Args:
+        path: .safetensors file to write.
+        ema: moving average of the network.
+        test: held-back images.
+        notes: how it was trained.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        ema: EMAHandler,
+        test: ImageDataset,
+        notes: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.path, self.ema, self.test, self.notes, self.device = Path(path), ema, test, notes, device
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Write the weights, log the signal-to-noise ratio, and draw `<name>.png` beside them."""
+        autoencoder: Autoencoder = self.ema.ema_model
+        autoencoder.to(self.device).eval()
+        psnr = PSNRMetric(max_val=1.0)
+        again = []
+        for batch in self.test.images.split(PICTURE_COLUMNS):
+            mean, _ = autoencoder.encode(batch.float().to(self.device))  # (B, C, h, w)
+            again.append(autoencoder.decode(mean).cpu())  # (B, 1, H, W)
+            psnr(again[-1], batch.float())
+        value = float(psnr.aggregate())
+        save_autoencoder(self.path, autoencoder, {**self.notes, "psnr_db": round(value, 2)})
+        logger.info("wrote %s (%.2f MB); reconstruction of %d held-back images: %.2f dB",
+                    self.path, self.path.stat().st_size / 1e6, len(self.test), value)
+        rows = [list(self.test.images[:PICTURE_COLUMNS].float()), list(again[0])]
+        save_grid(self.path.with_suffix(".png"), rows, ["real, held back", "reconstructed"])

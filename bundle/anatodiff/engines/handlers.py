@@ -1,0 +1,135 @@
+"""Handlers of the trainers: a log of losses and pictures on the way."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.inferers import Inferer
+from monai.utils import CommonKeys
+from torch import nn
+
+from anatodiff.engines.pictures import save_grid
+
+LOG_NAME = "losses.csv"
+
+
+class HasParts(Protocol):
+    """A loss that keeps the value of each of its terms from the last call."""
+
+    parts: dict[str, float]
+
+
+class LossLog:
+    """Write the loss and its terms at each step to `losses.csv`, and show the loss in a progress bar.
+
+    A resumed run drops the rows after its checkpoint, so that the file reads as if nothing had happened.
+
+    Args:
+        directory: the run's folder.
+        loss: the loss, for its terms.
+    """
+
+    def __init__(self, directory: str | Path, loss: HasParts) -> None:
+        self.path, self.loss = Path(directory) / LOG_NAME, loss
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into a trainer; attach after the checkpoints, which set the step on resuming."""
+        engine.add_event_handler(Events.STARTED, self._cut)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        bar = ProgressBar(persist=True, desc="training")
+        bar.attach(engine, output_transform=lambda output: {"loss": float(output[CommonKeys.LOSS])})
+
+    def _cut(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_file():
+            return
+        header, *rows = self.path.read_text().splitlines(keepends=True) or [""]
+        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration]
+        self.path.write_text(header + "".join(kept))
+
+    def _write(self, engine: Engine) -> None:
+        # repr of a float is exact: two runs have the same losses only if their files are the same
+        row = {"step": engine.state.iteration, "loss": float(engine.state.output[CommonKeys.LOSS]), **self.loss.parts}
+        new = not self.path.is_file() or self.path.stat().st_size == 0
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class LossTerms:
+    """Pick the loss and its terms out of a trainer's output, for MONAI's TensorBoard handler.
+
+    Args:
+        loss: the loss, for its terms.
+    """
+
+    def __init__(self, loss: HasParts) -> None:
+        self.loss = loss
+
+    def __call__(self, output: dict[str, Any]) -> dict[str, float]:
+        """Return name -> value."""
+        return {"loss": float(output[CommonKeys.LOSS]), **self.loss.parts}
+
+
+class ProgressGrid:
+    """Sample a few images with the same noise at the end of each epoch, to see what the network has learned.
+
+    Args:
+        directory: folder for `step_000100.png` and so on.
+        network: network to sample from (the moving average).
+        inferer: sampler.
+        num_classes: images go round the classes.
+        images: number of images.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        network: nn.Module,
+        inferer: Inferer,
+        num_classes: int,
+        images: int = 8,
+    ) -> None:
+        self.directory, self.network, self.inferer = Path(directory), network, inferer
+        self.numbers = torch.arange(images)
+        self.labels = self.numbers % num_classes
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._sample)
+
+    def _sample(self, engine: Engine) -> None:
+        device = engine.state.device
+        self.network.to(device).eval()
+        images = self.inferer(self.numbers, self.network, class_labels=self.labels.to(device))  # (B, 1, H, W)
+        save_grid(self.directory / f"step_{engine.state.iteration:06d}.png", [list(images.cpu())])
+
+
+class ReconstructionGrid:
+    """Draw images and their reconstructions at the end of each epoch.
+
+    Args:
+        directory: folder for the pictures.
+        network: autoencoder to look at (the moving average).
+        images: (B, 1, H, W) images to reconstruct.
+    """
+
+    def __init__(self, directory: str | Path, network: nn.Module, images: torch.Tensor) -> None:
+        self.directory, self.network, self.images = Path(directory), network, images.float()
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    @torch.no_grad()
+    def _draw(self, engine: Engine) -> None:
+        output: dict[str, Any] = self.network.to(engine.state.device)(self.images.to(engine.state.device))
+        rows = [list(self.images), list(output["reconstruction"].clamp(0, 1).cpu())]
+        save_grid(self.directory / f"step_{engine.state.iteration:06d}.png", rows)

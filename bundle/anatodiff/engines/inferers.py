@@ -1,0 +1,123 @@
+"""Thin inferers: how MONAI's engines call the networks."""
+
+from __future__ import annotations
+
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from anatodiff.autoencoders import Autoencoder
+from anatodiff.diffusion import SAMPLERS, NoiseSchedule, guided, normal
+from anatodiff.losses import Prediction
+from anatodiff.networks import DiT
+
+
+class NoisePredictionInferer(Inferer):
+    """Noise the latents and let the network predict.
+
+    Args:
+        schedule: noise schedule.
+    """
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: torch.Tensor,
+        network: nn.Module,
+        noise: torch.Tensor,
+        index: torch.Tensor,
+        class_labels: torch.Tensor,
+    ) -> Prediction:
+        """Predict.
+
+        Args:
+            inputs: (B, C, h, w) clean, scaled latents.
+            network: DiT.
+            noise: (B, C, h, w) standard normal.
+            index: (B,) steps of the schedule.
+            class_labels: (B,) labels, dropped ones already null.
+
+        Returns:
+            network output and the noised latents.
+        """
+        noised = self.schedule.add_noise(inputs, noise, index)  # (B, C, h, w)
+        output = network(noised, self.schedule.timesteps[index], class_labels=class_labels)  # (B, C or 2C, h, w)
+        return Prediction(output, noised)
+
+
+class ReconstructionInferer(Inferer):
+    """Encode, draw and decode with given noise."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: torch.Tensor,
+        network: nn.Module,
+        noise: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Reconstruct inputs (B, 1, H, W) with posterior noise (B, C, h, w)."""
+        return network(inputs, noise)
+
+
+class SamplingInferer(Inferer):
+    """Turn image numbers and classes into images.
+
+    Args:
+        schedule: the training schedule.
+        autoencoder: decodes the latents.
+        scale_factor: the base's latent scale.
+        sampler: "ddim" or "ddpm".
+        steps: sampling steps, 1 to the schedule's length.
+        guidance_scale: classifier-free guidance; 1 is none.
+        seed: with the class and the image's number it fixes the image, whatever the batch.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        autoencoder: Autoencoder,
+        scale_factor: float,
+        sampler: str = "ddim",
+        steps: int = 50,
+        guidance_scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {tuple(SAMPLERS)}, got {sampler!r}")
+        if guidance_scale < 0:
+            raise ValueError(f"guidance_scale must not be negative, got {guidance_scale}; 1 is no guidance")
+        self.schedule, self.autoencoder, self.scale_factor = schedule.respaced(steps), autoencoder, scale_factor
+        self.sampler, self.guidance_scale, self.seed = SAMPLERS[sampler], guidance_scale, seed
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: torch.Tensor,
+        network: DiT,
+        class_labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Sample images.
+
+        Args:
+            inputs: (B,) numbers of the images within their classes.
+            network: DiT.
+            class_labels: (B,) labels; the null label samples without a class.
+
+        Returns:
+            (B, 1, H, W) in [0, 1].
+        """
+        side, channels = network.settings["input_size"], network.in_channels
+        device = class_labels.device
+        names = [(int(number), int(label)) for number, label in zip(inputs, class_labels, strict=True)]
+
+        def noise(what: str) -> torch.Tensor:
+            draws = [normal((channels, side, side), self.seed, number, f"{what} of {label}") for number, label in names]
+            return torch.stack(draws).to(device)  # (B, C, h, w)
+
+        denoise = guided(network, class_labels, network.null_label, self.guidance_scale, channels)
+        self.schedule.to(device)
+        with torch.no_grad(), network.fixed_prototypes():
+            z = self.sampler(denoise, noise("start"), self.schedule, lambda step: noise(f"step {step}"))
+            return self.autoencoder.decode(z / self.scale_factor)  # (B, 1, H, W)

@@ -1,0 +1,159 @@
+"""Sampling as an evaluation: requests in, files out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.inferers import Inferer
+from monai.utils import CommonKeys
+from torch import nn
+from tqdm import tqdm
+
+from anatodiff.data import write_radiograph
+from anatodiff.engines.batches import EngineBatch
+from anatodiff.engines.pictures import save_grid
+
+logger = logging.getLogger(__name__)
+
+SHEET_NAME = "contact_sheet.png"
+SHEET_COLUMNS = 8
+SHEET_ROWS_PER_CLASS = 4
+FORMATS = ("dcm", "png", "nii.gz")
+
+
+class SampleRequests:
+    """The images that are asked for: numbers 0 .. n-1 of each class, in batches.
+
+    Args:
+        samples_per_class: n.
+        classes: class names; None asks for unlabelled images (label `null_label`).
+        null_label: label that stands for no class.
+        batch_size: images per batch.
+    """
+
+    def __init__(self, samples_per_class: int, classes: Sequence[str], batch_size: int) -> None:
+        if samples_per_class < 1:
+            raise ValueError(f"samples_per_class must be at least 1, got {samples_per_class}")
+        self.classes, self.batch_size = list(classes), batch_size
+        self.labels = torch.arange(len(classes)).repeat_interleave(samples_per_class)
+        self.numbers = torch.arange(samples_per_class).repeat(len(classes))
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for numbers, labels in zip(
+            self.numbers.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+        ):
+            yield {"number": numbers, "label": labels}
+
+
+def sampling_batch(
+    batchdata: dict[str, torch.Tensor],
+    device: torch.device,
+    non_blocking: bool = False,
+) -> EngineBatch:
+    """Take a request apart for MONAI's evaluator.
+
+    Args:
+        batchdata: number and label, each (B,).
+        device: where to sample.
+        non_blocking: as for `Tensor.to`.
+
+    Returns:
+        numbers, labels, no further arguments, keywords of `SamplingInferer`.
+    """
+    labels = batchdata["label"].to(device, non_blocking=non_blocking)
+    return batchdata["number"], labels, (), {"class_labels": labels}
+
+
+class SampleWriter:
+    """Write each sampled image, and all of them on one contact sheet.
+
+    Args:
+        directory: folder of the samples.
+        classes: class names, for the files' names.
+        seed: the sampling seed, kept in each file.
+        weights_hash: hash of the adapter, kept in each file.
+        formats: endings of the files to write: "dcm", "png", "nii.gz".
+        overwrite: replace files of an earlier run.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        classes: Sequence[str],
+        seed: int,
+        weights_hash: str,
+        formats: Sequence[str] = ("dcm", "png"),
+        overwrite: bool = False,
+    ) -> None:
+        unknown = set(formats) - set(FORMATS)
+        if unknown:
+            raise ValueError(f"formats must be among {FORMATS}, got {sorted(unknown)[0]!r}")
+        self.directory, self.classes, self.seed, self.weights_hash = Path(directory), list(classes), seed, weights_hash
+        self.formats, self.overwrite = tuple(formats), overwrite
+        self.images: list[list[torch.Tensor]] = [[] for _ in classes]
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _write(self, engine: Engine) -> None:
+        output: dict[str, Any] = engine.state.output
+        rows = zip(output[CommonKeys.IMAGE], output[CommonKeys.LABEL], output[CommonKeys.PRED], strict=True)
+        for number, label, image in rows:
+            name = self.classes[int(label)]
+            self.images[int(label)].append(image.cpu())
+            for ending in self.formats:
+                write_radiograph(
+                    self.directory / f"{name}_{int(number):05d}.{ending}",
+                    image[0].cpu().numpy(),
+                    label=name,
+                    seed=self.seed,
+                    weights_hash=self.weights_hash,
+                    overwrite=self.overwrite,
+                )
+
+    def _finish(self, engine: Engine) -> None:
+        rows, titles = [], []
+        for name, images in zip(self.classes, self.images, strict=True):
+            for start in range(0, min(len(images), SHEET_COLUMNS * SHEET_ROWS_PER_CLASS), SHEET_COLUMNS):
+                rows.append(images[start : start + SHEET_COLUMNS])
+                titles.append(f"synthetic: {name}" if start == 0 else "")
+        save_grid(self.directory / SHEET_NAME, rows, titles)
+        count = sum(len(images) for images in self.images)
+        logger.info("wrote %d synthetic images (%s) and %s to %s", count, ", ".join(self.formats), SHEET_NAME,
+                    self.directory)
+
+
+def sample(
+    network: nn.Module,
+    inferer: Inferer,
+    labels: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Sample images numbered from 0, one per label.
+
+    Args:
+        network: DiT.
+        inferer: `SamplingInferer`.
+        labels: (N,) classes, or the null label.
+        batch_size: images per batch.
+        device: where to sample.
+
+    Returns:
+        (N, 1, H, W) in [0, 1], on the CPU.
+    """
+    network = network.to(device).eval()
+    numbers = torch.arange(len(labels)).split(batch_size)
+    batches = zip(numbers, labels.to(device).split(batch_size), strict=True)
+    done = [inferer(n, network, class_labels=c).cpu() for n, c in tqdm(batches, "sampling", total=len(numbers))]
+    return torch.cat(done)

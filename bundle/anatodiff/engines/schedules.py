@@ -1,0 +1,41 @@
+"""The learning rate as a function of the step, so that a resumed run needs no state for it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from ignite.engine import Engine, Events
+
+
+class LearningRate:
+    """Rise linearly to the peak, then stay, or fall along a cosine to zero.
+
+    Args:
+        optimizer: its `lr` is the peak.
+        warmup_steps: steps of the rise.
+        decay_steps: step at which the cosine reaches zero; None stays at the peak.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, decay_steps: int | None = None) -> None:
+        if warmup_steps < 0 or (decay_steps is not None and decay_steps <= warmup_steps):
+            raise ValueError(f"need 0 <= warmup_steps < decay_steps, got {warmup_steps} and {decay_steps}")
+        self.optimizer, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+
+    def factor(self, step: int) -> float:
+        """Return the share of the peak at `step`, counted from 1."""
+        if step <= self.warmup_steps:
+            return step / self.warmup_steps
+        if self.decay_steps is None:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps))
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into a trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._set)
+
+    def _set(self, engine: Engine) -> None:
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * self.factor(engine.state.iteration)

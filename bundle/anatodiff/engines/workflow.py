@@ -1,0 +1,144 @@
+"""What each workflow does first: refuse options that nothing reads, and make errors end in one line that helps."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import re
+import sys
+import traceback
+import warnings
+from types import TracebackType
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+# Top-level names that MONAI itself or its bundle specification reads.
+MONAI_KEYS = {"imports", "initialize", "run", "training", "finalize", "bundle_root", "_meta_", "device", "dataset_dir"}
+# Sections whose parts MONAI's tools look for by name.
+MONAI_SECTIONS = {"train", "validate"}
+REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+
+
+class OptionError(ValueError):
+    """An option is not known or would do nothing; the message names it and the nearest known one."""
+
+
+def start_workflow() -> None:
+    """Check the running config and set up errors; the first entry of `initialize` in each config.
+
+    Raises:
+        OptionError: the config or the command line has a key that nothing refers to.
+    """
+    sys.excepthook = print_error
+    config = running_config()
+    if config is not None:
+        check_options(config)
+    # MONAI's loader looks for every reader it knows; ours is the one in use.
+    warnings.filterwarnings("ignore", message="NvImgCodec")
+    # Results must not depend on autotuning; convolutions are deterministic on a GPU as well.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def running_config() -> dict[str, Any] | None:
+    """Find the config that is being run, command line included.
+
+    MONAI hands a component its own arguments only, so the workflow is looked up among the callers.
+
+    Returns:
+        the raw config, or None where no config workflow is running.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        workflow = frame.f_locals.get("self")
+        if isinstance(workflow, ConfigWorkflow):
+            return workflow.parser.get()
+        frame = frame.f_back
+    return None
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Refuse top-level keys that nothing refers to: misspelt options and dead ones.
+
+    Args:
+        config: raw config.
+
+    Raises:
+        OptionError: names the first such key.
+    """
+    read = MONAI_KEYS | MONAI_SECTIONS
+    waiting = [key for key in config if key in read and key != "_meta_"]
+    reached = set(waiting)
+    while waiting:
+        for name in referred(config[waiting.pop()]):
+            if name in config and name not in reached:
+                reached.add(name)
+                waiting.append(name)
+    unread = [key for key in config if key not in reached | read]
+    if unread:
+        known = sorted(key for key in reached if not isinstance(config[key], dict | list))
+        near = difflib.get_close_matches(unread[0], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
+        raise OptionError(f"option {unread[0]!r} is not known, nothing reads it; {hint}")
+
+
+def referred(value: Any) -> set[str]:
+    """Collect the top-level names that a config value refers to with @ or %.
+
+    Args:
+        value: any part of a raw config.
+
+    Returns:
+        names.
+    """
+    if isinstance(value, dict):
+        return set().union(*(referred(part) for part in value.values()))
+    if isinstance(value, list):
+        return set().union(*(referred(part) for part in value))
+    return set(REFERENCE.findall(value)) if isinstance(value, str) and value[:1] in "@%$" else set()
+
+
+def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an uncaught error so that the last line is the cause, not MONAI's wrapping of it.
+
+    Args:
+        kind: class of the error.
+        error: the error.
+        trace: its traceback.
+    """
+    for bar in list(getattr(tqdm, "_instances", [])):
+        bar.close()  # an open progress bar would print its end after the error
+    traceback.print_exception(kind, error, trace)
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if cause is not error:
+        text = " ".join(str(cause).split())
+        print(f"{type(cause).__name__}: {text}", file=sys.stderr)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn the option `device` into a device.
+
+    Args:
+        name: "auto" takes a GPU where there is one; else a name of torch's, e.g. "cpu" or "cuda:1".
+
+    Returns:
+        the device.
+
+    Raises:
+        OptionError: the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto'") from error
+    return torch.device(name)

@@ -1,0 +1,15 @@
+"""Training objectives."""
+
+from anatodiff.losses.diffusion import AnatoDiffLoss, DiffusionTarget, Prediction, variance_bound
+from anatodiff.losses.reconstruction import ReconstructionLoss
+from anatodiff.losses.topology import TopologicalWassersteinLoss, persistence_pairs
+
+__all__ = [
+    "AnatoDiffLoss",
+    "DiffusionTarget",
+    "Prediction",
+    "ReconstructionLoss",
+    "TopologicalWassersteinLoss",
+    "persistence_pairs",
+    "variance_bound",
+]

@@ -1,0 +1,31 @@
+"""The one preprocessing of the project: from a file to a square image."""
+
+from __future__ import annotations
+
+import torch
+from monai.transforms import CenterSpatialCropd, Compose, EnsureTyped, LoadImaged
+
+from anatodiff.data import RadiographReader
+from anatodiff.transforms.geometry import ResizeShortSided
+
+
+def radiograph_transforms(image_size: int) -> Compose:
+    """Compose the preprocessing that every training, sampling and evaluation shares.
+
+    The file is read as displayed, its short side is resized to `image_size`, and the middle of the long side is kept.
+
+    Args:
+        image_size: side of the square image, pixels.
+
+    Returns:
+        A transform of items `{"image": path, ...}` to items whose "image" is a float32 MetaTensor
+        (1, image_size, image_size) in [0, 1].
+    """
+    return Compose(
+        [
+            LoadImaged(keys="image", reader=RadiographReader, image_only=True, ensure_channel_first=True),
+            ResizeShortSided(keys="image", size=image_size),
+            CenterSpatialCropd(keys="image", roi_size=(image_size, image_size)),
+            EnsureTyped(keys="image", dtype=torch.float32),
+        ]
+    )

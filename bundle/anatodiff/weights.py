@@ -1,0 +1,158 @@
+"""Weights files: safetensors that carry their own settings, written whole or not at all.
+
+A weights file is never a pickle. Its settings (network sizes, scale factor, classes, the hash of the base) stand as
+JSON in the header, so that one file is enough to rebuild the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+HEADER_KEY = "anatodiff"
+# The repository's root is the bundle's root: bundle/anatodiff/weights.py -> models/
+MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, broken or of another kind; the message names the file and the cure."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one weights file holds.
+
+    Args:
+        tensors: name -> tensor, floating point ones in float32.
+        settings: what the file says of itself.
+        sha256: hash of the whole file, hexadecimal.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    settings: dict[str, Any]
+    sha256: str
+
+
+@contextlib.contextmanager
+def replaced_when_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place only if the block ends well.
+
+    Args:
+        path: the file to be written; its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: file to hash.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):  # Python 3.10 has no hashlib.file_digest
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def save_weights(
+    path: str | Path,
+    tensors: dict[str, torch.Tensor],
+    settings: dict[str, Any],
+    half: bool = False,
+) -> str:
+    """Write a safetensors file with its settings in the header.
+
+    Args:
+        path: file to write; an existing one is replaced at once.
+        tensors: name -> tensor.
+        settings: JSON-able description of what is in the file.
+        half: store floating point tensors in fp16 (shipped weights).
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+    """
+    ready = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        ready[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+    with replaced_when_whole(path) as temporary:
+        temporary.write_bytes(save(ready, metadata={HEADER_KEY: json.dumps(settings, sort_keys=True)}))
+    return sha256_of(path)
+
+
+def load_weights(path: str | Path, kind: str) -> Weights:
+    """Read a file that `save_weights` made.
+
+    Args:
+        path: file to read.
+        kind: what its settings must call it: "autoencoder", "dit" or "adapter".
+
+    Returns:
+        tensors (floating point in float32), settings and the file's hash.
+
+    Raises:
+        WeightsError: the file is missing, is no safetensors file, or is of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file; give the path of a .safetensors file of kind {kind!r}")
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error}); copy it again or make it anew") from error
+    settings = json.loads(header.get(HEADER_KEY, "{}"))
+    if settings.get("kind") != kind:
+        found = settings.get("kind", "a file without AnatoDiff's header")
+        raise WeightsError(f"{path}: expected weights of kind {kind!r}, found {found}; give the right file")
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return Weights(tensors, settings, hashlib.sha256(data).hexdigest())
+
+
+def shipped(name: str) -> Path:
+    """Find a weights file that ships with the bundle.
+
+    Args:
+        name: file name in `models/`.
+
+    Returns:
+        its path in the bundle's `models/` folder.
+
+    Raises:
+        WeightsError: the folder is not there (the package was installed without the bundle).
+    """
+    path = MODELS_DIR / name
+    if not path.is_file():
+        raise WeightsError(f"{path}: the shipped weights are not there; run in the bundle's folder or give a path")
+    return path

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from threadpoolctl import threadpool_limits
+
+from anatodiff.transforms import Binarize, ShapePrototypes
+
+SIDE = 24
+
+
+def discs(n: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
+    """(n, 1, SIDE, SIDE) discs of random place and size, with a share of the pixels flipped."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:SIDE, :SIDE]
+    centre, radius = rng.uniform(6, SIDE - 6, (n, 2, 1, 1)), rng.uniform(3, 8, (n, 1, 1))
+    inside = (row - centre[:, 0]) ** 2 + (column - centre[:, 1]) ** 2 < radius**2
+    return (inside ^ (rng.random(inside.shape) < noise))[:, None].astype(np.float32)
+
+
+def families(sizes: tuple[int, ...], noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noisy copies of far-apart shapes: images, labels, the clean shapes."""
+    quarter = SIDE // 2
+    shapes = np.zeros((4, 1, SIDE, SIDE), dtype=np.float32)
+    for label, (row, column) in enumerate([(0, 0), (0, quarter), (quarter, 0), (quarter, quarter)]):
+        shapes[label, 0, row : row + quarter, column : column + quarter] = 1
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    rng = np.random.default_rng(0)
+    rng.shuffle(labels)
+    flips = rng.random((len(labels), 1, SIDE, SIDE)) < noise
+    return np.abs(shapes[labels] - flips).astype(np.float32), labels, shapes[: len(sizes)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prototypes_are_the_means_of_the_families_largest_first(seed: int) -> None:
+    images, labels, _ = families((12, 30, 21), noise=0.05)
+    prototypes = ShapePrototypes(3, seed=seed)(images)
+    expected = np.stack([images[labels == label].mean(axis=0) for label in (1, 2, 0)])
+    np.testing.assert_allclose(prototypes, expected, atol=1e-6)
+
+
+def test_equal_clusters_come_in_the_order_of_their_first_image() -> None:
+    images, labels, shapes = families((10, 10, 10, 10), noise=0.0)
+    prototypes = ShapePrototypes(4)(images)
+    order = sorted(range(4), key=lambda label: int(np.argmax(labels == label)))
+    np.testing.assert_array_equal(prototypes, shapes[order])
+
+
+@pytest.mark.parametrize(("n", "k", "noise"), [(60, 1, 0.02), (60, 25, 0.02), (25, 25, 0.02), (400, 12, 0.35)])
+def test_every_prototype_is_the_mean_of_the_images_nearest_to_it(n: int, k: int, noise: float) -> None:
+    images = discs(n, noise)
+    prototypes = ShapePrototypes(k)(images)
+    assert prototypes.shape == (k, 1, SIDE, SIDE) and prototypes.dtype == np.float32
+    assert prototypes.min() >= 0 and prototypes.max() <= 1
+    gaps = ((images[:, None].astype(np.float64) - prototypes[None]) ** 2).sum(axis=(2, 3, 4))  # (N, K)
+    nearest = gaps.argmin(axis=1)
+    for label in range(k):
+        np.testing.assert_allclose(prototypes[label], images[nearest == label].mean(axis=0), atol=1e-6)
+    sizes = np.bincount(nearest, minlength=k)
+    assert np.all(np.diff(sizes) <= 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_result_depends_on_seed_and_images_only(threads: int) -> None:
+    images = discs(80, noise=0.05)
+    first = ShapePrototypes(8, seed=3)(images)
+    np.random.seed(99)
+    with threadpool_limits(limits=threads):
+        np.testing.assert_array_equal(ShapePrototypes(8, seed=3)(images.copy()), first)
+    assert not np.array_equal(ShapePrototypes(8, seed=4)(images), first)
+
+
+def test_the_images_are_not_changed() -> None:
+    images = discs(30)
+    before = images.copy()
+    ShapePrototypes(4)(images)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_tensor_in_tensor_out() -> None:
+    images = discs(30)
+    from_array = ShapePrototypes(4)(images)
+    from_tensor = ShapePrototypes(4)(torch.from_numpy(images))
+    assert isinstance(from_array, np.ndarray)
+    assert isinstance(from_tensor, torch.Tensor) and from_tensor.dtype == torch.float32
+    np.testing.assert_array_equal(from_tensor.numpy(), from_array)
+    # A centre belongs to no one image: nothing of an image's metadata may travel with it.
+    assert not isinstance(ShapePrototypes(4)(MetaTensor(images, meta={"filename": "a"})), MetaTensor)
+
+
+def test_grey_images_cluster_too() -> None:
+    images = np.random.default_rng(0).random((20, 1, 6, 6))
+    prototypes = ShapePrototypes(3)(images)
+    assert prototypes.dtype == np.float32 and 0 < prototypes.mean() < 1
+
+
+def test_follows_binarize() -> None:
+    images = torch.from_numpy(discs(30)) * 0.9
+    assert torch.equal(ShapePrototypes(4)(Binarize()(images)), ShapePrototypes(4)(torch.from_numpy(discs(30))))
+
+
+@pytest.mark.parametrize(
+    ("images", "k", "message"),
+    [
+        (discs(10), 11, "10 images cannot give n_prototypes=11: give at least 11 or lower"),
+        (np.repeat(discs(4), 10, axis=0), 5, "only 4 of 40 images are distinct.*at most 4"),
+        (np.zeros((30, 1, 8, 8)), 2, "only 1 of 30"),
+        (discs(10) * 255, 2, r"not in \[0, 1\]"),
+        (discs(10) * float("nan"), 2, r"not in \[0, 1\]"),
+        (discs(10)[:, 0], 2, r"not \(N, 1, H, W\)"),
+        (np.concatenate([discs(10), discs(10)], axis=1), 2, r"not \(N, 1, H, W\)"),
+    ],
+)
+def test_unfit_images_are_refused_with_the_cure(images: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShapePrototypes(k)(images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "density_peak"}, "method='density_peak' is not one of 'kmeans'"),
+        ({"n_prototypes": 0}, "n_prototypes=0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_unknown_settings_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShapePrototypes(**arguments)
+
+
+def test_an_empty_cluster_is_an_error_and_never_a_nan_prototype(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ShapePrototypes, "_cluster", lambda self, rows: np.zeros(len(rows), dtype=int))
+    with pytest.raises(ValueError, match="left 2 of 3 clusters empty"):
+        ShapePrototypes(3)(discs(10))
