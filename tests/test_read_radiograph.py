@@ -192,7 +192,7 @@ def test_unused_bits_do_not_count(tmp_path: Path) -> None:
 
 def test_modality_lut_sequence(tmp_path: Path) -> None:
     stored = ramp().astype(np.int16) - 512
-    table = [int(round(value**0.5 * 100)) for value in range(600)]  # shorter than the range: the ends are held
+    table = [round(value**0.5 * 100) for value in range(600)]  # shorter than the range: the ends are held
     path = make_dicom(tmp_path / "a", stored, ModalityLUTSequence=lut(table, -512))
     expected = unit(np.array(table, dtype=float)[np.clip(ramp(), 0, 599)])
     np.testing.assert_allclose(read_radiograph(path).pixels, expected, atol=1e-6)

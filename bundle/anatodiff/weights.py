@@ -136,7 +136,11 @@ def load_weights(path: str | Path, kind: str) -> Weights:
     if settings.get("kind") != kind:
         found = settings.get("kind", "a file without AnatoDiff's header")
         raise WeightsError(f"{path}: expected weights of kind {kind!r}, found {found}; give the right file")
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    # Copied into torch's own memory: kernels round differently on the unaligned buffer of the file.
+    tensors = {
+        name: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in tensors.items()
+    }
     return Weights(tensors, settings, hashlib.sha256(data).hexdigest())
 
 

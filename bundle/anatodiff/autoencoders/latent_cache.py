@@ -35,10 +35,15 @@ class ImageDataset:
         items: rows of a datalist: {"image": path, "label": int, ...}.
         image_size: side of the square images, in pixels.
         cache_dir: folder of the caches.
+
+    Raises:
+        ValueError: there are no items.
     """
 
     def __init__(self, items: Sequence[dict[str, Any]], image_size: int, cache_dir: str | Path) -> None:
         self.items = list(items)
+        if not self.items:
+            raise ValueError("a split has no images; give more patients or another test_fraction between 0 and 1")
         parts = [[sha256_of(item["image"]), int(item["label"])] for item in self.items]
         self.key = _key(["images", CACHE_VERSION, image_size, parts])
         stored = _cached(Path(cache_dir) / f"images-{self.key}.safetensors", lambda: self._read(image_size))
@@ -137,7 +142,7 @@ def _cached(path: Path, compute: Any) -> dict[str, torch.Tensor]:
     """Return the tensors of `path`, or compute and write them; a damaged file is made anew."""
     if path.is_file():
         try:
-            return load_file(path)
+            return {name: tensor.clone() for name, tensor in load_file(path).items()}
         except (SafetensorError, OSError) as error:
             logger.warning("cache %s is damaged (%s): making it anew", path.name, error)
     tensors = compute()

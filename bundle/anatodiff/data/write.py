@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.nifti1 import Nifti1Extension
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -78,7 +79,8 @@ def write_radiograph(
     """Write one synthetic radiograph, whole or not at all; the same arguments give the same bytes.
 
     `.dcm`: a Secondary Capture (PS3.3 A.8.1), MONOCHROME2, 12 of 16 bits, SyntheticData YES, a placeholder patient of
-    its own, no date. `.png`: 16 bits, with text entries. `.nii`, `.nii.gz`: float32, the mark in `descrip`.
+    its own, no date. `.png`: 16 bits, with text entries. `.nii`, `.nii.gz`: float32, the mark in `descrip` and,
+    with all facts, in a comment extension.
 
     Args:
         path: the file; its ending chooses the format; missing folders are made.
@@ -172,6 +174,7 @@ def _nifti_bytes(values: np.ndarray, origin: _Origin) -> bytes:
         image.header.set_xyzt_units("mm")
     image.header["cal_min"], image.header["cal_max"] = 0.0, 1.0
     image.header["descrip"] = origin.sentence().encode("ascii", "replace")[:NIFTI_DESCRIP_BYTES]
+    image.header.extensions.append(Nifti1Extension("comment", origin.sentence().encode()))  # descrip is cut short
     return image.to_bytes()
 
 

@@ -18,6 +18,7 @@ class NoiseSchedule(nn.Module):
     """
 
     alphas_bar: torch.Tensor
+    alphas_bar_previous: torch.Tensor
     betas: torch.Tensor
     posterior_variance: torch.Tensor
     timesteps: torch.Tensor

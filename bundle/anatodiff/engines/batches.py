@@ -122,9 +122,16 @@ class DiffusionBatch:
         x0, noise, index, channel, labels = (
             tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channel, labels)
         )
-        return x0, DiffusionTarget(x0, noise, index, channel), (), {
-            "noise": noise, "index": index, "class_labels": labels,
-        }
+        return (
+            x0,
+            DiffusionTarget(x0, noise, index, channel),
+            (),
+            {
+                "noise": noise,
+                "index": index,
+                "class_labels": labels,
+            },
+        )
 
 
 class ReconstructionBatch:

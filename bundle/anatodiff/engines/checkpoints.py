@@ -9,12 +9,13 @@ from types import FrameType
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import EMAHandler
+from monai.engines.workflow import Workflow
 from torch import nn
 
 from anatodiff.engines.batches import StepBatches
-from anatodiff.networks import trained_state
+from anatodiff.networks import trained_names
 from anatodiff.weights import replaced_when_whole
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,13 @@ class Checkpoints:
         self.settings, self.every = settings, every
         self.stop_asked = False
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Hook into a trainer; attach after the moving average, so that it is saved as of the same step."""
         engine.add_event_handler(Events.STARTED, self._resume)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _resume(self, engine: Engine) -> None:
+    def _resume(self, engine: Workflow) -> None:
         self.previous_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
         if not self.path.is_file():
             return
@@ -84,7 +85,7 @@ class Checkpoints:
         engine.state.epoch = state["step"] // (engine.state.epoch_length or 1)
         logger.info("resumed at step %d from %s", state["step"], self.path)
 
-    def _after_step(self, engine: Engine) -> None:
+    def _after_step(self, engine: Workflow) -> None:
         if self.stop_asked:
             self.save(engine.state.iteration)
             logger.info("stopped by SIGTERM at step %d; the same command goes on from here", engine.state.iteration)
@@ -92,7 +93,7 @@ class Checkpoints:
         if engine.state.iteration % self.every == 0:
             self.save(engine.state.iteration)
 
-    def _finish(self, engine: Engine) -> None:
+    def _finish(self, engine: Workflow) -> None:
         self.save(engine.state.iteration)
         signal.signal(signal.SIGTERM, self.previous_handler)
 
@@ -101,11 +102,12 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Write the checkpoint of `step`."""
+        names, now, average = trained_names(self.network), self.network.state_dict(), self.ema.ema_model.state_dict()
         state = {
             "step": step,
             "settings": self.settings,
-            "network": trained_state(self.network),
-            "ema": {name: self.ema.ema_model.state_dict()[name] for name in trained_state(self.network)},
+            "network": {name: now[name] for name in names},
+            "ema": {name: average[name] for name in names},
             "optimizer": self.optimizer.state_dict(),
         }
         with replaced_when_whole(self.path) as temporary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.handlers import EMAHandler
@@ -17,14 +17,13 @@ from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.metrics import encoder_features, kernel_distance, standardised
-from anatodiff.networks import Base, DiT, save_adapter, save_base
+from anatodiff.networks import Base, DiT, save_adapter, save_base, trained_names
 from anatodiff.weights import replaced_when_whole
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_NAME = "adapter.safetensors"
 PICTURE_COLUMNS = 8
-PER_MILLE = 1e3  # kernel distances are small; they are shown in thousandths
 
 
 class FineTuneResult:
@@ -32,7 +31,8 @@ class FineTuneResult:
 
     Args:
         output_dir: the run's folder.
-        ema: moving average of the trained network: what is kept.
+        network: the trained network, which tells what is new.
+        ema: its moving average: what is kept.
         base: the base it stands on, for "before".
         inferer: sampler.
         train: training images.
@@ -48,6 +48,7 @@ class FineTuneResult:
     def __init__(
         self,
         output_dir: str | Path,
+        network: DiT,
         ema: EMAHandler,
         base: Base,
         inferer: SamplingInferer,
@@ -60,17 +61,20 @@ class FineTuneResult:
         settings: dict[str, Any],
         device: torch.device,
     ) -> None:
-        self.output_dir, self.ema, self.base, self.inferer = Path(output_dir), ema, base, inferer
+        self.output_dir, self.network, self.ema = Path(output_dir), network, ema
+        self.base, self.inferer = base, inferer
         self.train, self.test, self.autoencoder, self.classes = train, test, autoencoder, classes
         self.samples_per_class, self.batch_size = samples_per_class, batch_size
         self.settings, self.device = settings, device
 
     def run(self) -> None:
         """Write `adapter.safetensors`, `samples/`, `before_after.png` and `quality.json`."""
-        network: DiT = self.ema.ema_model
+        network = cast(DiT, self.ema.ema_model)
         facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
         path = self.output_dir / ADAPTER_NAME
-        weights_hash = save_adapter(path, network, self.base, facts, self.settings["finetuning"])
+        weights_hash = save_adapter(
+            path, network, trained_names(self.network), self.base, self.settings["finetuning"], facts
+        )
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
         null = torch.full((len(after),), self.base.network.null_label)
@@ -101,11 +105,15 @@ class FineTuneResult:
         quality = {name: {"value": distance.value, "stderr": distance.stderr} for name, distance in values.items()}
         with replaced_when_whole(self.output_dir / "quality.json") as temporary:
             temporary.write_text(json.dumps({"kernel_distance": quality, "samples": len(after)}, indent=1))
-        shown = {name: f"{d.value * PER_MILLE:.1f} ± {d.stderr * PER_MILLE:.1f}" for name, d in values.items()}
+        shown = {name: f"{d.value:.3g} ± {d.stderr:.2g}" for name, d in values.items()}
         logger.info(
-            "kernel distance (x 1000) of %d samples to %d held-back images: before the fine-tune %s, after it %s; "
+            "kernel distance of %d samples to %d held-back images: before the fine-tune %s, after it %s; "
             "of the training images themselves %s",
-            len(after), len(self.test), shown["before"], shown["after"], shown["real"],
+            len(after),
+            len(self.test),
+            shown["before"],
+            shown["after"],
+            shown["real"],
         )
         rows = [list(images[:PICTURE_COLUMNS].float()) for images in sets[:3]]
         titles = ["real, held back", "synthetic, before the fine-tune", "synthetic, after it"]
@@ -145,7 +153,7 @@ class PretrainResult:
 
     def run(self) -> None:
         """Write the base and `<name>.png` beside it."""
-        network: DiT = self.ema.ema_model
+        network = cast(DiT, self.ema.ema_model)
         base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence)
         save_base(self.path, base, self.notes)
         logger.info("wrote %s (%.2f MB)", self.path, self.path.stat().st_size / 1e6)
@@ -179,7 +187,7 @@ class AutoencoderResult:
     @torch.no_grad()
     def run(self) -> None:
         """Write the weights, log the signal-to-noise ratio, and draw `<name>.png` beside them."""
-        autoencoder: Autoencoder = self.ema.ema_model
+        autoencoder = cast(Autoencoder, self.ema.ema_model)
         autoencoder.to(self.device).eval()
         psnr = PSNRMetric(max_val=1.0)
         again = []
@@ -187,9 +195,14 @@ class AutoencoderResult:
             mean, _ = autoencoder.encode(batch.float().to(self.device))  # (B, C, h, w)
             again.append(autoencoder.decode(mean).cpu())  # (B, 1, H, W)
             psnr(again[-1], batch.float())
-        value = float(psnr.aggregate())
+        value = float(torch.as_tensor(psnr.aggregate()))
         save_autoencoder(self.path, autoencoder, {**self.notes, "psnr_db": round(value, 2)})
-        logger.info("wrote %s (%.2f MB); reconstruction of %d held-back images: %.2f dB",
-                    self.path, self.path.stat().st_size / 1e6, len(self.test), value)
+        logger.info(
+            "wrote %s (%.2f MB); reconstruction of %d held-back images: %.2f dB",
+            self.path,
+            self.path.stat().st_size / 1e6,
+            len(self.test),
+            value,
+        )
         rows = [list(self.test.images[:PICTURE_COLUMNS].float()), list(again[0])]
         save_grid(self.path.with_suffix(".png"), rows, ["real, held back", "reconstructed"])

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import ProgressBar
+from monai.engines.workflow import Workflow
 from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import nn
@@ -37,14 +38,14 @@ class LossLog:
     def __init__(self, directory: str | Path, loss: HasParts) -> None:
         self.path, self.loss = Path(directory) / LOG_NAME, loss
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Hook into a trainer; attach after the checkpoints, which set the step on resuming."""
         engine.add_event_handler(Events.STARTED, self._cut)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         bar = ProgressBar(persist=True, desc="training")
-        bar.attach(engine, output_transform=lambda output: {"loss": float(output[CommonKeys.LOSS])})
+        bar.attach(engine, output_transform=lambda output: {"loss": float(output[CommonKeys.LOSS].detach())})
 
-    def _cut(self, engine: Engine) -> None:
+    def _cut(self, engine: Workflow) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.is_file():
             return
@@ -52,9 +53,13 @@ class LossLog:
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration]
         self.path.write_text(header + "".join(kept))
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self, engine: Workflow) -> None:
         # repr of a float is exact: two runs have the same losses only if their files are the same
-        row = {"step": engine.state.iteration, "loss": float(engine.state.output[CommonKeys.LOSS]), **self.loss.parts}
+        row = {
+            "step": engine.state.iteration,
+            "loss": float(engine.state.output[CommonKeys.LOSS].detach()),
+            **self.loss.parts,
+        }
         new = not self.path.is_file() or self.path.stat().st_size == 0
         with open(self.path, "a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
@@ -75,7 +80,7 @@ class LossTerms:
 
     def __call__(self, output: dict[str, Any]) -> dict[str, float]:
         """Return name -> value."""
-        return {"loss": float(output[CommonKeys.LOSS]), **self.loss.parts}
+        return {"loss": float(output[CommonKeys.LOSS].detach()), **self.loss.parts}
 
 
 class ProgressGrid:
@@ -101,11 +106,11 @@ class ProgressGrid:
         self.numbers = torch.arange(images)
         self.labels = self.numbers % num_classes
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Hook into a trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._sample)
 
-    def _sample(self, engine: Engine) -> None:
+    def _sample(self, engine: Workflow) -> None:
         device = engine.state.device
         self.network.to(device).eval()
         images = self.inferer(self.numbers, self.network, class_labels=self.labels.to(device))  # (B, 1, H, W)
@@ -124,12 +129,12 @@ class ReconstructionGrid:
     def __init__(self, directory: str | Path, network: nn.Module, images: torch.Tensor) -> None:
         self.directory, self.network, self.images = Path(directory), network, images.float()
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Hook into a trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
 
     @torch.no_grad()
-    def _draw(self, engine: Engine) -> None:
+    def _draw(self, engine: Workflow) -> None:
         output: dict[str, Any] = self.network.to(engine.state.device)(self.images.to(engine.state.device))
         rows = [list(self.images), list(output["reconstruction"].clamp(0, 1).cpu())]
         save_grid(self.directory / f"step_{engine.state.iteration:06d}.png", rows)

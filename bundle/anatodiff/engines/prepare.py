@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 BASE_CLASSES = ("normal", "effusion", "nodule", "cardiomegaly")
 DISEASE = "tension_pneumothorax"  # the base has never seen it
+MIN_HELD_BACK = 3  # the kernel distance's jackknife leaves two
 PICTURE_COLUMNS = 8
 
 
@@ -63,7 +64,9 @@ def dataset_folder(dataset_dir: str | None, cache_dir: str | Path, phantom_set: 
     logger.warning(
         "NO dataset_dir WAS GIVEN: using %d PHANTOMS %s, written as DICOM to %s. "
         "For your own data: --dataset_dir /path/to/radiographs",
-        phantom_images, phantoms.text, folder,
+        phantom_images,
+        phantoms.text,
+        folder,
     )
     write_phantoms(folder, phantom_images, list(phantoms.labels), seed=phantoms.seed)
     return folder
@@ -104,7 +107,7 @@ def shape_prototypes(
         the prototypes.
     """
     binary = Binarize(threshold)(dataset.images.float())  # (N, 1, H, W)
-    images = ShapePrototypes(n_prototypes=n_prototypes, seed=seed)(binary)  # (K, 1, H, W)
+    images = torch.as_tensor(ShapePrototypes(n_prototypes=n_prototypes, seed=seed)(binary))  # (K, 1, H, W)
     latents = encode_all(images, autoencoder)["mean"] * scale_factor  # (K, C, h, w)
     return Prototypes(images, latents)
 
@@ -116,8 +119,12 @@ class Preparation:
         output_dir: the run's folder.
         datalist: images and labels.
         train: prepared training split.
+        test: prepared held-back split.
         autoencoder: for reconstructions.
         prototypes: shape prototypes.
+
+    Raises:
+        ValueError: too few images are held back to measure anything against.
     """
 
     def __init__(
@@ -125,9 +132,15 @@ class Preparation:
         output_dir: str | Path,
         datalist: Datalist,
         train: LatentDataset,
+        test: LatentDataset,
         autoencoder: Autoencoder,
         prototypes: Prototypes,
     ) -> None:
+        if len(test) < MIN_HELD_BACK:
+            raise ValueError(
+                f"only {len(test)} images are held back, measuring needs {MIN_HELD_BACK}; "
+                "raise test_fraction or give more patients"
+            )
         self.output_dir, self.datalist, self.train = Path(output_dir), datalist, train
         self.autoencoder, self.prototypes = autoencoder, prototypes
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import nn
@@ -100,12 +101,12 @@ class SampleWriter:
         self.formats, self.overwrite = tuple(formats), overwrite
         self.images: list[list[torch.Tensor]] = [[] for _ in classes]
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Hook into an evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self, engine: Workflow) -> None:
         output: dict[str, Any] = engine.state.output
         rows = zip(output[CommonKeys.IMAGE], output[CommonKeys.LABEL], output[CommonKeys.PRED], strict=True)
         for number, label, image in rows:
@@ -121,7 +122,7 @@ class SampleWriter:
                     overwrite=self.overwrite,
                 )
 
-    def _finish(self, engine: Engine) -> None:
+    def _finish(self, engine: Workflow) -> None:
         rows, titles = [], []
         for name, images in zip(self.classes, self.images, strict=True):
             for start in range(0, min(len(images), SHEET_COLUMNS * SHEET_ROWS_PER_CLASS), SHEET_COLUMNS):
@@ -129,8 +130,9 @@ class SampleWriter:
                 titles.append(f"synthetic: {name}" if start == 0 else "")
         save_grid(self.directory / SHEET_NAME, rows, titles)
         count = sum(len(images) for images in self.images)
-        logger.info("wrote %d synthetic images (%s) and %s to %s", count, ", ".join(self.formats), SHEET_NAME,
-                    self.directory)
+        logger.info(
+            "wrote %d synthetic images (%s) and %s to %s", count, ", ".join(self.formats), SHEET_NAME, self.directory
+        )
 
 
 def sample(

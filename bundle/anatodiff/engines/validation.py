@@ -50,7 +50,7 @@ class ValidationLog:
 
     def __init__(self, log_dir: str) -> None:
         # The trainer runs the evaluator with its own epoch, so MONAI's handlers count right.
-        self.handlers = [
+        self.handlers: list[StatsHandler | TensorBoardStatsHandler] = [
             StatsHandler(name="anatodiff.validation", iteration_log=False),
             TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False),
         ]

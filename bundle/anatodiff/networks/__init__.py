@@ -13,7 +13,7 @@ from anatodiff.networks.build import (
     with_classes,
 )
 from anatodiff.networks.dit import DiT
-from anatodiff.networks.finetuning import set_finetuning, trained_parameters, trained_state
+from anatodiff.networks.finetuning import set_finetuning, trained_names, trained_parameters
 from anatodiff.networks.prototypes import ShapePrototypeModule
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "save_adapter",
     "save_base",
     "set_finetuning",
+    "trained_names",
     "trained_parameters",
-    "trained_state",
     "with_classes",
 ]

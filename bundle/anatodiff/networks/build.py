@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from anatodiff.networks.dit import DiT
-from anatodiff.networks.finetuning import set_finetuning, trained_state
+from anatodiff.networks.finetuning import set_finetuning, trained_names
 from anatodiff.networks.prototypes import ShapePrototypeModule
 from anatodiff.weights import WeightsError, load_weights, save_weights, shipped
 
@@ -66,7 +66,16 @@ def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4
         raise ValueError(f"unknown DiT size {size!r}; choose one of {', '.join(DIT_SIZES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DiT(input_size=input_size, in_channels=in_channels, num_classes=num_classes, **DIT_SIZES[size])
+        shape = DIT_SIZES[size]
+        return DiT(
+            input_size=input_size,
+            patch_size=shape["patch_size"],
+            in_channels=in_channels,
+            hidden_size=shape["hidden_size"],
+            depth=shape["depth"],
+            num_heads=shape["num_heads"],
+            num_classes=num_classes,
+        )
 
 
 def save_base(path: str | Path, base: Base, notes: dict[str, Any], half: bool = True) -> str:
@@ -182,15 +191,23 @@ def build_anatodiff(
     return set_finetuning(network, finetuning)
 
 
-def save_adapter(path: str | Path, network: DiT, base: Base, facts: dict[str, Any], finetuning: str) -> str:
+def save_adapter(
+    path: str | Path,
+    network: DiT,
+    names: list[str],
+    base: Base,
+    finetuning: str,
+    facts: dict[str, Any],
+) -> str:
     """Write what a fine-tune changed: a small file that needs the base beside it.
 
     Args:
         path: .safetensors file.
-        network: fine-tuned network (its EMA).
+        network: fine-tuned network (its moving average).
+        names: what to write of its state dict: `trained_names` of the network that was trained.
         base: the base that it stands on.
-        facts: what else to keep: classes, settings, data licence, steps, seed.
         finetuning: mode that was used.
+        facts: what else to keep: classes, settings, data licence, steps, seed.
 
     Returns:
         SHA-256 of the file.
@@ -200,14 +217,14 @@ def save_adapter(path: str | Path, network: DiT, base: Base, facts: dict[str, An
         "kind": "adapter",
         "finetuning": finetuning,
         "num_classes": network.num_classes,
-        "shapes": None if shapes is None else
-        {"blocks": shapes.blocks, "width": shapes.width, "query": shapes.query},
+        "shapes": None if shapes is None else {"blocks": shapes.blocks, "width": shapes.width, "query": shapes.query},
         "base_sha256": base.sha256,
         "autoencoder_sha256": base.autoencoder_sha256,
         "scale_factor": base.scale_factor,
         **facts,
     }
-    return save_weights(path, trained_state(network), settings)
+    state = network.state_dict()
+    return save_weights(path, {name: state[name] for name in names}, settings)
 
 
 @dataclass(frozen=True)
@@ -254,8 +271,10 @@ def load_adapter(path: str | Path, base: Base) -> Adapter:
         spm_width=shapes.get("width", 1),
         spm_query=shapes.get("query", "input"),
     )
-    missing = set(trained_state(network)) ^ set(weights.tensors)
+    missing = set(trained_names(network)) ^ set(weights.tensors)
     if missing:
-        raise WeightsError(f"{path}: parameters do not fit ({sorted(missing)[0]}, ...); the file is damaged, make it anew")
+        raise WeightsError(
+            f"{path}: parameters do not fit ({sorted(missing)[0]}, ...); the file is damaged, make it anew"
+        )
     network.load_state_dict(weights.tensors, strict=False)
     return Adapter(network.eval().requires_grad_(False), settings["classes"], settings, weights.sha256)

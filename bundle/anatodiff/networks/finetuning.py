@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
-import torch
 from torch import nn
 
 from anatodiff.networks.dit import DiT
+from anatodiff.networks.layers import DiTBlock
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +38,23 @@ def set_finetuning(model: DiT, mode: str = "difffit") -> DiT:
     if mode not in MODES:
         raise ValueError(f"finetuning must be one of {MODES}, got {mode!r}")
     if mode == "difffit":
-        add_gammas(model)
+        for block in model.blocks:
+            cast(DiTBlock, block).add_gammas()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(mode == "full" or _in_difffit(name))
     parts = trained_parts(model)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(parts.values())
     listed = ", ".join(f"{part} {count:,}" for part, count in parts.items())
-    logger.info("fine-tuning %r trains %s of %s parameters (%.2f %%): %s", mode, f"{trained:,}", f"{total:,}",
-                100 * trained / total, listed)
+    logger.info(
+        "fine-tuning %r trains %s of %s parameters (%.2f %%): %s",
+        mode,
+        f"{trained:,}",
+        f"{total:,}",
+        100 * trained / total,
+        listed,
+    )
     return model
-
-
-def add_gammas(model: DiT) -> None:
-    """Give each block the scales of eq. 9-10, all 1, so that nothing changes yet."""
-    for block in model.blocks:
-        width = block.attn.proj.out_features
-        like = block.attn.proj.weight
-        block.gamma1 = nn.Parameter(torch.ones(width, device=like.device))
-        block.gamma2 = nn.Parameter(torch.ones(width, device=like.device))
 
 
 def _in_difffit(name: str) -> bool:
@@ -99,15 +98,14 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Collect what makes this network different from its base.
+def trained_names(model: nn.Module) -> list[str]:
+    """Name what makes this network different from its base.
 
     Args:
         model: network after `set_finetuning`.
 
     Returns:
-        name -> tensor of each trained parameter, and the prototypes' latents.
+        names in its state dict: each trained parameter, and the prototypes' latents.
     """
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    state = model.state_dict()
-    return {name: state[name] for name in state if name in trained or name == "shapes.prototypes"}
+    return [name for name in model.state_dict() if name in trained or name == "shapes.prototypes"]

@@ -58,7 +58,8 @@ def _draw_patients(
 ) -> list[tuple[int, str, int]]:
     """Patient number, label and view of each image; labels take turns in random order, block by block."""
     images: list[tuple[int, str, int]] = []
-    patient, block = 0, []
+    patient = 0
+    block: list[str] = []
     while len(images) < n:
         if not block:
             block = [labels[i] for i in rng.permutation(len(labels))]
@@ -93,7 +94,7 @@ def plan_phantoms(
             f"{', '.join(ALL_CLASSES)} and a seed of 0 or more"
         )
     if not 1 <= images_per_patient <= MOST_IMAGES_PER_PATIENT:
-        raise ValueError(f"phantoms: images_per_patient={images_per_patient} is outside 1 to {MOST_IMAGES_PER_PATIENT:g}")
+        raise ValueError(f"phantoms: images_per_patient={images_per_patient}: give 1 to {MOST_IMAGES_PER_PATIENT:g}")
     rng = np.random.default_rng(np.random.SeedSequence([seed, n]))
     images = _draw_patients(n, labels, rng, images_per_patient)
     # Even shares in random order: nothing about the file tells the class.
@@ -108,11 +109,18 @@ def plan_phantoms(
             window=bool(turn["window"][index] % 2),
         )
         patient_seed = int(np.random.SeedSequence([seed, patient]).generate_state(1)[0])
-        uids = tuple(make_uid(seed, patient, label, *more) for more in (["study", view], ["series", view], ["image", view]))
+        uids = tuple(make_uid(seed, patient, label, what, view) for what in ("study", "series", "image"))
         plan.append(
             PlannedPhantom(
-                f"phantom_{patient:05d}_{view}.dcm", f"PHANTOM-{seed}-{patient:05d}", f"PHANTOM^{patient:05d}",
-                label, patient_seed, view, encoding, (uids[0], uids[1], uids[2]), patient,
+                f"phantom_{patient:05d}_{view}.dcm",
+                f"PHANTOM-{seed}-{patient:05d}",
+                f"PHANTOM^{patient:05d}",
+                label,
+                patient_seed,
+                view,
+                encoding,
+                (uids[0], uids[1], uids[2]),
+                patient,
             )
         )
     return plan
@@ -198,10 +206,8 @@ def write_phantoms(
     folder = Path(folder)
     plan = plan_phantoms(n, labels, seed, images_per_patient)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(
-        folder,
-        {"n": n, "labels": list(labels), "seed": seed, "size": size, "masks": masks, "images_per_patient": images_per_patient},
-    )
+    settings = {"n": n, "labels": list(labels), "seed": seed, "size": size, "masks": masks}
+    _claim(folder, settings | {"images_per_patient": images_per_patient})
     table = folder / LABELS_NAME
     if table.exists():
         return table

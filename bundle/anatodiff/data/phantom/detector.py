@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
-from .geometry import Array
+from .rays import Array, Mask
 
 SCATTER_WIDTH = 28.0  # mm, standard deviation of the scatter's spread
 SCATTER_GRID = 40  # pixels along a side at which scatter is computed: it has no detail
-CURVE_SLOPE = 3.6  # of the display curve; towards 0 it is a straight line
+CURVE_SLOPE = 3.0  # of the display curve; towards 0 it is a straight line
 EQUALISE_WIDTH = 38.0  # mm, structures wider than this are evened out
 EQUALISE_GRID = 64  # pixels along a side at which that is computed
 LEAST_SIGNAL = 1e-5  # of the open beam, keeps the logarithm finite
@@ -64,7 +64,7 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
         scatter=rng.uniform(0.35, 1.3),
         blur=rng.uniform(0.15, 0.55),
         low=rng.uniform(0.12, 0.34),
-        high=rng.uniform(0.02, 0.22),
+        high=rng.uniform(0.05, 0.25),
         equalise=rng.uniform(0.3, 0.75),
         sharpen=rng.uniform(0.3, 1.8),
         gamma=float(np.exp(rng.normal(0.0, 0.16))),
@@ -74,7 +74,8 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
 
 
 def _resize(image: Array, shape: tuple[int, ...]) -> Array:
-    return np.asarray(zoom(image, [new / old for new, old in zip(shape, image.shape, strict=True)], order=1, grid_mode=True, mode="nearest"))
+    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
+    return np.asarray(zoom(image, factors, order=1, grid_mode=True, mode="nearest"))
 
 
 def detect(attenuation: Array, exposure: Exposure, spacing: float, rng: np.random.Generator) -> Array:
@@ -117,7 +118,7 @@ def _shutter_mask(shape: tuple[int, int], exposure: Exposure) -> Array:
     return opening
 
 
-def display(log_signal: Array, lungs: Array, exposure: Exposure, spacing: float) -> Array:
+def display(log_signal: Array, lungs: Mask, exposure: Exposure, spacing: float) -> Array:
     """Grey values as a radiograph is shown: bone bright, air black.
 
     Args:

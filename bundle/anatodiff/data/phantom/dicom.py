@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset, validate_file_meta
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from .make import Phantom
 
-CR_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
-DX_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray image, for presentation
+CR_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1")
+DX_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1.1")  # digital X-ray image, for presentation
 UID_NAMESPACE = uuid.UUID("6f0d7a52-3b1c-5a5e-9d0e-0d1f4c2b7a90")  # any fixed value: makes the UIDs repeatable
 SYNTHETIC_DATA = 0x0008001C  # younger than pydicom 2.4's dictionary
 STUDY_DATE, STUDY_TIME = "20000101", "120000"
@@ -126,11 +126,9 @@ def write_phantom_dicom(
     path = Path(path)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DX_STORAGE if encoding.dx else CR_STORAGE
-    meta.MediaStorageSOPInstanceUID = uids[2]
+    meta.MediaStorageSOPInstanceUID = UID(uids[2])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = FileDataset(
-        None, {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True
-    )
+    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["DERIVED", "PRIMARY"]
     ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, uids[2]
@@ -143,7 +141,7 @@ def write_phantom_dicom(
     if encoding.compressed:
         ds.compress(RLELossless, values, encoding_plugin="pydicom")
         # pydicom 3 gives a compressed image a random UID of its own.
-        ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uids[2]
+        ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = UID(uids[2])
     validate_file_meta(meta, enforce_standard=True)
     meta.FileMetaInformationGroupLength = 0  # pydicom fills it in only where it is present
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

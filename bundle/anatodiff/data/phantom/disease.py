@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
-from .anatomy import SIDES, Anatomy, Lung, Traits, grow_vessels
-from .geometry import STACK_HEIGHTS, Array, Ellipsoid, Stack
+from .anatomy import HILA, Anatomy, Lung, grow_vessels
+from .geometry import STACK_HEIGHTS, Ellipsoid, Stack
+from .organs import SIDES, Traits
+from .rays import Array, Mask
 from .tubes import Tubes
 from .vessels import sample_inside
 
@@ -77,26 +80,31 @@ def _fluid_surface(cavity: Stack, side: int, level: float, rise: float) -> Stack
     return Stack(table, cavity.depth)
 
 
-def _collapse(cavity: Stack, side: int, apex: float, gap_top: float, gap_base: float, lift: float) -> Stack:
+def _collapse(cavity: Stack, side: int, gap: tuple[float, float, float], apex: float, lift: float, cap: float) -> Stack:
     """The lung in a pneumothorax: away from wall and apex, held at the hilum.
 
     Args:
         cavity: the healthy lung.
         side: -1 right, 1 left.
+        gap: share of the lung's width that is lost at the base, the hilum and the apex.
         apex: how far the apex falls, mm.
-        gap_top: share of the lung's width lost at the apex.
-        gap_base: the same at the base.
         lift: how far the base rises, mm.
+        cap: height over which both ends are rounded off, mm; 0 for none.
+
+    Returns:
+        The collapsed lung.
     """
-    top, bottom, hilum = 150.0, -200.0, 35.0
+    top, bottom, hilum = 150.0, -200.0, HILA[side][2]
     upper = hilum + (STACK_HEIGHTS - hilum) * (top - hilum) / (top - apex - hilum)
     lower = hilum + (STACK_HEIGHTS - hilum) * (hilum - bottom) / (hilum - bottom - lift)
-    table = cavity.table[:, cavity.level(np.where(STACK_HEIGHTS > hilum, upper, lower))].copy()
-    gap = np.interp(STACK_HEIGHTS, [-150, 140], [gap_base, gap_top])
-    table[0] -= side * table[2] * gap
-    table[2] *= 1 - gap
-    table[3] *= 1 - 0.6 * gap
-    return Stack(table, cavity.depth)
+    table = cavity.table[:, cavity.level(np.where(hilum < STACK_HEIGHTS, upper, lower))].copy()
+    heights = np.clip(STACK_HEIGHTS, -150, 140)
+    lost = PchipInterpolator([-150, hilum, 140], gap)(heights)
+    table[0] -= side * table[2] * lost
+    table[2] *= 1 - lost
+    table[3] *= 1 - 0.6 * lost
+    lung = Stack(table, cavity.depth)
+    return lung.capped(top - apex, cap).capped(bottom + lift, cap, top=False) if cap > 0 else lung
 
 
 def _move_vessels(vessels: tuple[Tubes, ...], cavity: Stack, lung: Stack) -> tuple[Tubes, ...]:
@@ -124,8 +132,8 @@ def _nodules(anatomy: Anatomy, side: int, rng: np.random.Generator) -> tuple[Ell
         radius = rng.uniform(*NODULE_RADIUS)
         shell = radius * NODULE_MARGIN * np.vstack([np.eye(3), -np.eye(3)])
 
-        def fits(points: Array, shell: Array = shell, radius: float = radius) -> Array:
-            good = np.all([anatomy.in_lung(points + offset, side) for offset in shell], axis=0)
+        def fits(points: Array, shell: Array = shell, radius: float = radius) -> Mask:
+            good: Mask = np.all([anatomy.in_lung(points + offset, side) for offset in shell], axis=0)
             for other in found:
                 apart = np.linalg.norm(points[:, [0, 2]] - np.array(other.centre)[[0, 2]], axis=1)
                 good &= apart > radius + other.radii[0] + 6
@@ -151,11 +159,13 @@ def _ill_lung(lung: Lung, label: str, side: int, dome: float, rng: np.random.Gen
         ]
         return replace(lung, aerated=aerated, filling="fluid", vessels=tuple(kept))
     if label == RARE_CLASS:
-        aerated = _collapse(cavity, side, rng.uniform(45, 62), rng.uniform(0.62, 0.74), rng.uniform(0.5, 0.64), 30)
+        held = rng.uniform(0.50, 0.62)
+        gap = (held + rng.uniform(0.04, 0.12), held, held + rng.uniform(0.02, 0.10))
+        aerated = _collapse(cavity, side, gap, rng.uniform(45, 65), rng.uniform(75, 110), cap=70)
     else:
-        aerated = _collapse(
-            cavity, side, rng.uniform(12, 34), rng.uniform(0.17, 0.38), rng.uniform(0.04, 0.2), rng.uniform(0, 12)
-        )
+        gap_top, gap_base = rng.uniform(0.17, 0.38), rng.uniform(0.04, 0.2)
+        gap = (gap_base, 0.42 * (gap_top + gap_base), gap_top)
+        aerated = _collapse(cavity, side, gap, rng.uniform(12, 34), rng.uniform(0, 12), cap=0)
     density = lung.density * (1.0 if label == RARE_CLASS else rng.uniform(1.1, 1.35))
     moved = _move_vessels(lung.vessels, cavity, aerated)
     return replace(lung, aerated=aerated, filling="air", vessels=moved, density=density)
@@ -176,7 +186,8 @@ def add_lungs(
     Returns:
         The complete patient.
     """
-    lungs = [replace(lung, vessels=grow_vessels(anatomy, s, growth)) for s, lung in zip(SIDES, anatomy.lungs, strict=True)]
+    pairs = zip(SIDES, anatomy.lungs, strict=True)
+    lungs = [replace(lung, vessels=grow_vessels(anatomy, which, growth)) for which, lung in pairs]
     if side is not None and label == "nodule":
         return replace(anatomy, lungs=(lungs[0], lungs[1]), nodules=_nodules(anatomy, side, rng))
     if side is not None:

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from .anatomy import Anatomy, build_anatomy, draw_traits
+from .anatomy import Anatomy, build_anatomy
 from .detector import detect, display, draw_exposure
 from .disease import ALL_CLASSES, add_lungs, change_traits, draw_side
-from .geometry import Array, Mask, View
+from .organs import draw_traits
 from .projection import project
+from .rays import Array, Mask, View
 
 SMALLEST_SIZE = 32  # pixels
 FIELD = 400.0  # mm, side of the detector field around an average adult

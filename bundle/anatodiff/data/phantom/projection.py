@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from .anatomy import SIDES, Anatomy, Lung
-from .geometry import Array, Mask, Rays, Solid, Stack, View, cast_rays, clip, union_depth
+from .anatomy import Anatomy, Lung
+from .geometry import Solid, Stack, clip, union_depth
+from .organs import SIDES
+from .rays import Array, Mask, Rays, View, cast_rays
 from .tubes import join_tubes, splat_tubes
 
-# Mass attenuation coefficients in cm^2/g (ICRU-44 tissues) and densities in g/cm^3: J. H. Hubbell and S. M. Seltzer, "Tables
-# of X-Ray Mass Attenuation Coefficients", NISTIR 5632 (NIST Standard Reference Database 126), Table 4.
+# Mass attenuation coefficients in cm^2/g of the ICRU-44 tissues: J. H. Hubbell and S. M. Seltzer, "Tables of X-Ray Mass
+# Attenuation Coefficients", NISTIR 5632 (NIST Standard Reference Database 126), Table 4. Densities in g/cm^3: ICRU 44.
 ENERGIES = np.array([30.0, 40.0, 50.0, 60.0, 80.0])  # keV
 MASS_ATTENUATION = {
     "soft": np.array([0.3790, 0.2688, 0.2264, 0.2048, 0.1823]),
@@ -29,7 +31,8 @@ MEDIASTINUM_DEPTH = 15.0  # mm of it that hide the lung
 LESION_MASK_DEPTH = 6.0  # mm of fluid or air
 PLEURA = 0.9  # mm, visible edge of a collapsed lung
 WIDE_BONE = 7.5  # mm, half width above which a bone needs more samples across
-TEXTURE_CONTRAST = 0.06  # relative to the density of the lung
+WIDE_VESSEL = 2.2  # mm, radius
+TEXTURE_CONTRAST = 0.05  # relative to the density of the lung
 TEXTURE_FIELD = 420.0  # mm covered by the texture
 MASK_NAMES = ("right_lung", "left_lung", "heart", "spine", "ribs", "clavicles", "abdomen", "lesion")
 
@@ -80,8 +83,8 @@ def _chord(solid: Solid, rays: Rays) -> Array:
     return np.asarray((far - near) * rays.stretch)
 
 
-def _lung_paths(lung: Lung, beyond: Array, obstacles: Sequence[Solid], rays: Rays) -> tuple[Array, Array, Array]:
-    """Path in the cavity (none beyond the midline), in its aerated part and in the visible edge of a collapsed lung, mm."""
+def _lung_paths(lung: Lung, beyond: Mask, obstacles: Sequence[Solid], rays: Rays) -> tuple[Array, Array, Array]:
+    """Path in the cavity (none beyond the midline), in its aerated part, in the edge of a collapsed lung, mm."""
     near, far = lung.cavity.interval(rays)
     space = near, np.where(beyond, near, far)
     inside = [clip(solid.interval(rays), space) for solid in obstacles]
@@ -123,19 +126,34 @@ def _bones(anatomy: Anatomy, view: View, rays: Rays, size: int) -> tuple[Array, 
     return bone, masks, visible
 
 
+def _vessel_path(lung: Lung, view: View, size: int) -> Array:
+    """Path in the vessels, mm; the few wide ones apart, since they need more samples across."""
+    vessels = join_tubes(lung.vessels)
+    wide = vessels.height[vessels.links].max(axis=1) > WIDE_VESSEL
+    path = np.zeros((size, size), np.float32)
+    for links in (vessels.links[wide], vessels.links[~wide]):
+        if len(links):
+            path += splat_tubes(replace(vessels, links=links), view, size)[0]
+    return path
+
+
 def _texture(rays: Rays, texture: Array) -> Array:
     """The patient's own fine lung texture at each ray."""
     scale = texture.shape[0] / TEXTURE_FIELD
     middle = texture.shape[0] / 2
-    return np.asarray(map_coordinates(texture, [middle - rays.z * scale, middle + rays.x * scale], order=1, mode="wrap"))
+    place = [middle - rays.z * scale, middle + rays.x * scale]
+    return np.asarray(map_coordinates(texture, place, order=1, mode="wrap"))
 
 
 def _soft_tissue(anatomy: Anatomy, rays: Rays) -> tuple[Array, Array]:
     """Path in the body, and in the fat of the trunk, mm."""
-    surfaces = [solid.interval(rays) for solid in anatomy.body]
-    body = union_depth(surfaces) * rays.stretch
-    fat = (surfaces[0][1] - surfaces[0][0]) * rays.stretch - _chord(anatomy.muscle, rays)
-    return np.asarray(body), np.maximum(fat, 0)
+    body = np.zeros_like(rays.x)
+    middle = int(np.searchsorted(rays.x[rays.x.shape[0] // 2], 0))
+    for half, limbs in zip((slice(0, middle), slice(middle, None)), anatomy.limbs, strict=True):
+        part = rays.crop((slice(None), half))
+        body[:, half] = union_depth([solid.interval(part) for solid in (*anatomy.body, *limbs)]) * part.stretch
+    fat = _chord(anatomy.body[0], rays) - _chord(anatomy.muscle, rays)
+    return body, np.maximum(fat, 0)
 
 
 def project(anatomy: Anatomy, view: View, energy: float, texture: Array, size: int) -> Projection:
@@ -161,21 +179,24 @@ def project(anatomy: Anatomy, view: View, energy: float, texture: Array, size: i
     masks |= {"heart": heart, "abdomen": (domes[0] > 0) | (domes[1] > 0), "lesion": np.zeros_like(heart)}
     for side, lung in zip(SIDES, anatomy.lungs, strict=True):
         name = "right_lung" if side < 0 else "left_lung"
-        low, high = sorted((side * -12.0, side * 152.0))
+        low, high = sorted((anatomy.midline() - side * 12.0, side * 152.0))
         window = _window(view, (low, -100, -212), (high, 100, 156), size)
         part = rays.crop(window)
-        cavity, aerated, edge = _lung_paths(lung, (part.x - anatomy.midline()) * side <= 0, anatomy.obstacles(), part)
+        beyond = (part.x - anatomy.midline()) * side <= 0
+        cavity, aerated, edge = _lung_paths(lung, beyond, anatomy.obstacles(side), part)
         gradient = 1 - BASE_DENSITY * np.clip(part.z / 150, -1, 1)
         tissue = lung.density * gradient * (1 + TEXTURE_CONTRAST * _texture(part, texture))
         total[window] -= (mu["soft"] - mu["lung"] * tissue) * aerated
         if lung.filling == "air":
             total[window] += mu["soft"] * (edge - (cavity - aerated))
-        vessels, _ = splat_tubes(join_tubes(lung.vessels), view, size, across=7)
-        total += (mu["soft"] - mu["lung"]) * vessels
+        total += (mu["soft"] - mu["lung"]) * _vessel_path(lung, view, size)
         field = np.zeros_like(heart)
         field[window] = cavity > LUNG_MASK_DEPTH
         masks[name] = field & ~heart & ~masks["abdomen"] & ~mediastinum
-        masks["lesion"][window] |= (cavity - aerated) > LESION_MASK_DEPTH
+        lesion = (cavity - aerated) > LESION_MASK_DEPTH
+        if lung.filling == "air":
+            lesion &= aerated < LESION_MASK_DEPTH  # what a reader outlines: air with no lung before or behind it
+        masks["lesion"][window] |= lesion
     for nodule in anatomy.nodules:
         chord = _chord(nodule, rays)
         total += (mu["soft"] - mu["lung"]) * chord

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from .geometry import STACK_HEIGHTS, Array, Stack
+from .geometry import STACK_HEIGHTS, Stack
+from .rays import Array
 from .tubes import ACROSS, Tubes, make_tube, straight_tube
 
 RIB_PAIRS = 12
 # Height of the head of each rib: the level of its vertebra.
 RIB_HEADS = np.array([150.0, 132, 112, 91, 69, 47, 24, 1, -23, -48, -74, -101])
 RIB_DROP = np.array([34.0, 56, 72, 86, 98, 110, 120, 126, 122, 108, 66, 36])  # from the head to the front end
-RIB_END = np.array([142.0, 142, 143, 143, 142, 140, 137, 131, 122, 110, 74, 46])  # degrees around the cage from the back
+RIB_END = np.array([142.0, 142, 143, 143, 142, 140, 137, 131, 122, 110, 74, 46])  # degrees around from the back
 RIB_HALF_HEIGHT = np.array([6.5, 5.2, 5.4, 5.8, 6.0, 6.2, 6.4, 6.4, 6.2, 6.0, 5.0, 4.0])
 RIB_HALF_DEPTH = 3.6
 RIB_WALL = 0.9
 MARROW = 0.24  # spongy bone and marrow against cortical bone, as attenuation above that of soft tissue
+
+CLAVICLE_HALF_HEIGHT = np.array([2.5, 8, 10.5, 8, 7, 7, 8, 4])  # from the sternum to the shoulder
+CLAVICLE_HALF_DEPTH = np.array([2.5, 8, 10, 7.5, 7, 6.5, 5, 3])
 
 CAGE_HEIGHTS = (-240.0, -170, -120, -60, 0, 50, 90, 120, 140, 158)
 CAGE_HALF_WIDTH = (140.0, 146, 147, 146, 141, 132, 119, 103, 84, 60)
@@ -30,7 +35,11 @@ CAGE = PchipInterpolator(CAGE_HEIGHTS, [CAGE_HALF_WIDTH, CAGE_HALF_DEPTH, CAGE_C
 RIB_COURSE = PchipInterpolator(np.radians([0, 9, 30, 60, 90, 120, 150]), [-0.03, 0, 0.03, 0.22, 0.52, 0.83, 1.05])
 
 VERTEBRAE = np.array([196.0, 182, 167, *RIB_HEADS, -129, -159, -190, -222, -254])  # centres, C5 to L5
-SPINOUS_WIDTH = np.array([0.6, 2.0, 2.6, 2.0, 0.6])  # half widths from the first to the last node
+# Processes of a vertebra, against its centre; the half widths are those of the nodes.
+SPINOUS = np.array([[0.0, 2, -3], [0, 0, -7], [0, -2, -12], [0, -1, -16], [0, 0, -19]])
+PEDICLE = np.array([[0.0, 0, 8], [0, 0, 6], [0, 0, 3], [0, 0, 0], [0, 0, -2]])
+WING = np.array([[10.0, -92, 4], [24, -98, 7], [31, -101, 7], [34, -103, 6]])
+SPINOUS_WIDTH = np.array([0.6, 2.0, 2.6, 2.0, 0.6])
 PEDICLE_WIDTH = np.array([0.6, 2.8, 3.6, 2.8, 0.6])
 WING_HEIGHT = np.array([4.2, 3.6, 2.8, 0.8])
 VERTEBRA_SHARE = 0.80  # of the spacing, the rest is disc
@@ -70,21 +79,26 @@ def _rib(pair: int, side: int, rng: np.random.Generator, slope: float, calibre: 
     taper = np.interp(np.linspace(0, 1, 44), [0, 0.05, 0.15, 0.5, 0.85, 0.97, 1], ends)
     height = RIB_HALF_HEIGHT[pair] * calibre * taper
     depth = RIB_HALF_DEPTH * calibre * taper * np.interp(angle, [1.2, 2.3], [1.0, 0.62])
-    return make_tube(
-        np.stack([x, y, z], axis=1), height, depth, RIB_WALL, MARROW, nodes=72
-    )
+    return make_tube(np.stack([x, y, z], axis=1), height, depth, RIB_WALL, MARROW, nodes=72)
 
 
 def _clavicle(side: int, rng: np.random.Generator) -> Tubes:
     lift, curve = rng.normal(0, 5), rng.normal(1, 0.15)
     points = np.array(
-        [[20, 62, 106], [34, 66, 109], [62, 66 * curve, 117], [98, 44, 127], [132, 16, 135], [160, -4, 138], [176, -12, 137]]
+        [
+            [20, 62, 106],
+            [23, 63, 106],
+            [34, 66, 109],
+            [62, 66 * curve, 117],
+            [98, 44, 127],
+            [132, 16, 135],
+            [160, -4, 138],
+            [176, -12, 137],
+        ]
     )
     points[:, 0] *= side
     points[:, 2] += lift * points[:, 0] * side / 170
-    return make_tube(
-        points, np.array([6.0, 11, 8, 7, 7, 8, 4]), np.array([6.0, 10, 7.5, 7, 6.5, 5, 3]), 1.9, 0.22, nodes=60
-    )
+    return make_tube(points, CLAVICLE_HALF_HEIGHT, CLAVICLE_HALF_DEPTH, 1.9, 0.22, nodes=60)
 
 
 def _shoulder(side: int, rng: np.random.Generator, protraction: float) -> list[Tubes]:
@@ -92,13 +106,21 @@ def _shoulder(side: int, rng: np.random.Generator, protraction: float) -> list[T
     out = 12 * protraction
     drop = rng.normal(0, 4)
 
-    def place(points: list[list[float]]) -> Array:
+    def place(points: Sequence[Sequence[float]]) -> Array:
         moved = np.array(points, dtype=float)
         moved[:, 2] += drop
         moved[:, 0] = side * (moved[:, 0] + out)
         return moved
 
-    lateral = place([[165, -42, 112], [158, -58, 85], [148, -76, 50], [138, -92, 15], [130, -100, -8], [124, -102, -14]])
+    edge = [
+        [165, -42, 112],
+        [158, -58, 85],
+        [148, -76, 50],
+        [138, -92, 15],
+        [130, -100, -8],
+        [124, -102, -14],
+    ]
+    lateral = place(edge)
     medial = place([[96, -98, 112], [92, -106, 85], [97, -110, 40], [112, -108, 5], [124, -102, -14]])
     spine = place([[94, -104, 92], [115, -104, 104], [142, -84, 118], [168, -58, 130], [184, -34, 136]])
     upper = place([[96, -98, 112], [112, -88, 124], [136, -66, 120], [158, -40, 120]])
@@ -120,19 +142,20 @@ def _shoulder(side: int, rng: np.random.Generator, protraction: float) -> list[T
 def _vertebral_processes(size: Array) -> list[Tubes]:
     tubes = []
     for z, half_width in zip(VERTEBRAE[3:-2], size[3:-2], strict=True):
-        spinous = np.array([[0, -108, z - 3], [0, -110, z - 7], [0, -112, z - 12], [0, -111, z - 16], [0, -110, z - 19]])
+        spinous = np.array([0, -110, z]) + SPINOUS
         tubes.append(straight_tube(spinous, SPINOUS_WIDTH, 3 * SPINOUS_WIDTH, 0.7, 0.3))
         for side in (-1, 1):
             at = side * 0.62 * half_width
-            pedicle = np.array([[at, -88, z + 8], [at, -88, z + 6], [at, -88, z + 3], [at, -88, z], [at, -88, z - 2]])
-            tubes.append(straight_tube(pedicle, PEDICLE_WIDTH, 1.5 * PEDICLE_WIDTH, 0.8, 0.2))
-            wing = np.array([[side * 10, -92, z + 4], [side * 24, -98, z + 7], [side * 31, -101, z + 7], [side * 34, -103, z + 6]])
+            pedicle = np.array([at, -88, z]) + PEDICLE
+            tubes.append(straight_tube(pedicle, PEDICLE_WIDTH, 1.5 * PEDICLE_WIDTH, 0.5, 0.15))
+            wing = np.array([0, 0, z]) + WING * [side, 1, 1]
             tubes.append(straight_tube(wing, WING_HEIGHT, 0.8 * WING_HEIGHT, 0.5, 0.2, across=False))
     return tubes
 
 
 def _spine(rng: np.random.Generator) -> tuple[Stack, Array, Array]:
-    half_width = np.interp(VERTEBRAE, [-254, -129, 0, 110, 167, 196], [26, 22.5, 17, 15.5, 15, 13]) * rng.normal(1, 0.04)
+    half_width = np.interp(VERTEBRAE, [-254, -129, 0, 110, 167, 196], [26, 22.5, 17, 15.5, 15, 13])
+    half_width = half_width * rng.normal(1, 0.04)
     spacing = -np.gradient(VERTEBRAE)
     phase = np.abs(STACK_HEIGHTS[:, None] - VERTEBRAE) / spacing  # (M, V), 0.5 is the middle of the disc
     nearest = phase.argmin(axis=1)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from .geometry import Array, View
+from .rays import Array, View
 
 SMALLEST_SINE = 0.22  # a tube seen end on is as long as its own curvature allows, not endless
 SPLAT_STEP = 0.5  # pixels between two samples along a tube
+FEWEST_ACROSS, MOST_ACROSS = 5, 250  # samples over the width; as many as the widest tube needs
 UP = (0.0, 0.0, 1.0)
 ACROSS = (1.0, 0.0, 0.0)
 
@@ -172,14 +173,13 @@ def _samples(ribbon: Array, links: Array, step: float) -> tuple[Array, Array]:
     return start[which] * (1 - share) + end[which] * share, (length / count)[which]
 
 
-def splat_tubes(tubes: Tubes, view: View, size: int, across: int = 0) -> tuple[Array, Array]:
+def splat_tubes(tubes: Tubes, view: View, size: int) -> tuple[Array, Array]:
     """Project tubes: chord through shell and core, averaged over each pixel.
 
     Args:
         tubes: what to project.
         view: the exposure's geometry.
         size: pixels along a side.
-        across: samples over the width; 0: as many as the widest tube needs.
 
     Returns:
         (H, W) mm of shell-equivalent path, and (H, W) the share of the pixel that the tubes cover (over 1 where they
@@ -187,8 +187,7 @@ def splat_tubes(tubes: Tubes, view: View, size: int, across: int = 0) -> tuple[A
     """
     values, length = _samples(_ribbon(tubes, view, size).astype(np.float32), tubes.links, SPLAT_STEP)
     column, row, reach, inner, chord, inner_chord, normal_x, normal_y = values.T
-    if not across:
-        across = int(np.clip(np.ceil(2 * reach.max() / SPLAT_STEP), 5, 200))
+    across = int(np.clip(np.ceil(2 * reach.max() / SPLAT_STEP), FEWEST_ACROSS, MOST_ACROSS))
     offset = ((np.arange(across, dtype=np.float32) + 0.5) / across * 2 - 1)[:, None]  # (A, 1)
     profile = chord * np.sqrt(1 - offset * offset)  # (A, S)
     if tubes.wall.any():

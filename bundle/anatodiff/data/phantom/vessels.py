@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .geometry import Array, Mask
+from .rays import Array, Mask
 from .tubes import ACROSS, Tubes
 
 DIRECTNESS = 0.55  # weight of the way from the hilum against the length of new vessel (0: spanning tree, 1: star)
 NODE_SPACING = 9.0  # mm
-LEAF_RADIUS = 0.76  # mm
+LEAF_RADIUS = 0.92  # mm
 MURRAY_EXPONENT = 2.25  # r^k of a parent is the sum of its children's; 2 to 3 in the lung
 LARGEST_RADIUS = 8.0  # mm
 

@@ -1,0 +1,190 @@
+"""The layers of a DiT.
+
+Own code after Peebles and Xie, "Scalable Diffusion Models with Transformers", https://arxiv.org/abs/2212.09748.
+Parameter names follow the published checkpoints, so that those load by path.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anatodiff.networks.prototypes import ShapePrototypeModule
+
+FREQUENCY_CHANNELS = 256  # of the timestep's sinusoids
+MAX_PERIOD = 10_000.0
+
+
+def sinusoids(positions: torch.Tensor, channels: int, sine_first: bool) -> torch.Tensor:
+    """Embed numbers in sines and cosines of falling frequency (Vaswani et al. 2017).
+
+    Args:
+        positions: (N,) numbers.
+        channels: even size of the embedding.
+        sine_first: sines, then cosines (positions in an image), or the reverse (timesteps).
+
+    Returns:
+        (N, channels).
+    """
+    half = channels // 2
+    frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=positions.device) / half)
+    angles = positions[:, None].float() * frequencies  # (N, channels/2)
+    parts = [angles.sin(), angles.cos()] if sine_first else [angles.cos(), angles.sin()]
+    return torch.cat(parts, dim=1)  # (N, channels)
+
+
+def position_embedding(grid: int, channels: int) -> torch.Tensor:
+    """Build the fixed 2-D position embedding: half of the channels for the column, half for the row.
+
+    Args:
+        grid: patches per side.
+        channels: multiple of 4.
+
+    Returns:
+        (1, grid * grid, channels).
+    """
+    along = torch.arange(grid)
+    columns = sinusoids(along.repeat(grid), channels // 2, sine_first=True)  # (T, D/2)
+    rows = sinusoids(along.repeat_interleave(grid), channels // 2, sine_first=True)  # (T, D/2)
+    return torch.cat([columns, rows], dim=1)[None]  # (1, T, D)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the patches of one image."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend; x (B, T, D) -> (B, T, D)."""
+        b, t, d = x.shape
+        qkv = self.qkv(x).reshape(b, t, 3, self.num_heads, d // self.num_heads)  # (B, T, 3, heads, D/heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, heads, T, D/heads)
+        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, D/heads)
+        return self.proj(out.transpose(1, 2).reshape(b, t, d))  # (B, T, D)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, hidden_size: int, ratio: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, int(hidden_size * ratio))
+        self.fc2 = nn.Linear(int(hidden_size * ratio), hidden_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform each patch; x (B, T, D) -> (B, T, D)."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # (B, T, D)
+
+
+class DiTBlock(nn.Module):
+    """A transformer block: adaLN-Zero (AnatoDiff eq. 6-8), DiffFit's scales (eq. 9-10), additions (eq. 13-14)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(hidden_size, num_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.mlp = FeedForward(hidden_size, mlp_ratio)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+        self.gamma1: nn.Parameter | None
+        self.gamma2: nn.Parameter | None
+        # gamma_1 and gamma_2 of eq. 9-10; absent until `set_finetuning` adds them, so a base has plain DiT's keys.
+        self.register_parameter("gamma1", None)
+        self.register_parameter("gamma2", None)
+
+    def add_gammas(self) -> None:
+        """Give the block the scales of eq. 9-10, all 1, so that nothing changes yet."""
+        like = self.attn.proj.weight
+        self.gamma1 = nn.Parameter(torch.ones(len(like), device=like.device))
+        self.gamma2 = nn.Parameter(torch.ones(len(like), device=like.device))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        c: torch.Tensor,
+        shapes: ShapePrototypeModule | None = None,
+        shape_context: torch.Tensor | None = None,
+        position: int = 0,
+    ) -> torch.Tensor:
+        """Apply the block.
+
+        Args:
+            x: (B, T, D) patches.
+            c: (B, D) embedding of time and class.
+            shapes: the Shape Prototype Module, in the last N blocks only.
+            shape_context: (B, T, d) prototype representation z_c.
+            position: which of the last N blocks this is.
+
+        Returns:
+            (B, T, D).
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(6, dim=2)  # (B, 1, D)
+        out = gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)  # (B, T, D)
+        x = x + (out if self.gamma1 is None else self.gamma1 * out)  # (B, T, D)
+        if shapes is not None and shape_context is not None:
+            x = x + shapes.after_attention[position](shape_context)  # (B, T, D)
+        out = gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)  # (B, T, D)
+        x = x + (out if self.gamma2 is None else self.gamma2 * out)  # (B, T, D)
+        if shapes is not None and shape_context is not None:
+            x = x + shapes.after_feedforward[position](shape_context)  # (B, T, D)
+        return x
+
+
+class FinalLayer(nn.Module):
+    """The last modulated normalisation and the projection to pixels of the latent."""
+
+    def __init__(self, hidden_size: int, outputs: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, outputs)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Project; x (B, T, D), c (B, D) -> (B, T, outputs)."""
+        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=2)  # 2 x (B, 1, D)
+        return self.linear(self.norm_final(x) * (1 + scale) + shift)  # (B, T, outputs)
+
+
+class PatchEmbed(nn.Module):
+    """Cut a latent into patches and embed each."""
+
+    def __init__(self, patch_size: int, in_channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, hidden_size, patch_size, stride=patch_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Embed; x (B, C, h, w) -> (B, T, D)."""
+        return self.proj(x).flatten(2).transpose(1, 2)  # (B, T, D)
+
+
+class TimestepEmbedder(nn.Module):
+    """Embed the timestep."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(FREQUENCY_CHANNELS, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Embed; t (B,) -> (B, D)."""
+        return self.mlp(sinusoids(t, FREQUENCY_CHANNELS, sine_first=False))  # (B, D)
+
+
+class LabelEmbedder(nn.Module):
+    """A row per class, and the null row last: the label that stands for none."""
+
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        """Look up; labels (B,) in [0, num_classes] -> (B, D)."""
+        return self.embedding_table(labels)  # (B, D)
