@@ -1,5 +1,6 @@
 """Engines: batches, inferers, handlers and results that the configs put together."""
 
+from anatodiff.engines.averaging import TrainedEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints
 from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
@@ -32,6 +33,7 @@ __all__ = [
     "SampleWriter",
     "SamplingInferer",
     "StepBatches",
+    "TrainedEMA",
     "ValidationLog",
     "choose_device",
     "dataset_folder",

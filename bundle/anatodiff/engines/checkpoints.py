@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,6 +62,7 @@ class Checkpoints:
         self.network, self.ema, self.optimizer, self.batches = network, ema, optimizer, batches
         self.settings, self.every = settings, every
         self.stop_asked = False
+        self.previous_handler: Any = None
 
     def attach(self, engine: Workflow) -> None:
         """Hook into a trainer; attach after the moving average, so that it is saved as of the same step."""
@@ -68,10 +71,11 @@ class Checkpoints:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _resume(self, engine: Workflow) -> None:
-        self.previous_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no signal handlers
+            self.previous_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
         if not self.path.is_file():
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = self._read()
         for name, value in self.settings.items():
             if state["settings"].get(name) != value:
                 raise CheckpointError(
@@ -95,10 +99,17 @@ class Checkpoints:
 
     def _finish(self, engine: Workflow) -> None:
         self.save(engine.state.iteration)
-        signal.signal(signal.SIGTERM, self.previous_handler)
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGTERM, self.previous_handler)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_asked = True
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{self.path}: damaged ({type(error).__name__}); delete it to start anew") from error
 
     def save(self, step: int) -> None:
         """Write the checkpoint of `step`."""
@@ -112,3 +123,4 @@ class Checkpoints:
         }
         with replaced_when_whole(self.path) as temporary:
             torch.save(state, temporary)
+        logger.info("saved the checkpoint of step %d", step)

@@ -1,0 +1,58 @@
+"""Plain helpers of the tests: small weights, and workflows as a user starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from anatodiff.autoencoders import Autoencoder, load_autoencoder, save_autoencoder
+from anatodiff.networks import Base, DiT, save_base
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 64  # side of the small images; their latents are 8 x 8
+
+# Settings under which every workflow runs in about a second on the small weights and images.
+SMALL: dict[str, dict[str, Any]] = {
+    "train": {
+        "image_size": SIZE, "max_epochs": 2, "epoch_length": 2, "batch_size": 4, "warmup_steps": 1, "n_prototypes": 4,
+        "learning_rate": 0.05, "sampling_steps": 3, "preview_steps": 2, "samples_per_class": 3, "spm_width": 8,
+        "guidance_scale": 2.0,
+    },
+    "prepare": {"image_size": SIZE, "n_prototypes": 4},
+    "pretrain": {
+        "image_size": SIZE, "max_epochs": 2, "epoch_length": 2, "batch_size": 4, "warmup_steps": 1, "size": "DiT-XS/8",
+        "learning_rate": 0.01, "sampling_steps": 3, "preview_steps": 2, "test_fraction": 0.3, "guidance_scale": 2.0,
+    },
+    "train_autoencoder": {
+        "image_size": SIZE, "crop_size": 32, "max_epochs": 2, "epoch_length": 2, "batch_size": 2, "warmup_steps": 1,
+        "channels": [8, 8, 8, 8], "norm_num_groups": 4, "test_fraction": 0.3,
+    },
+    "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
+}  # fmt: skip
+
+
+def make_weights(folder: Path, seed: int) -> dict[str, str]:
+    """Write a small untrained autoencoder and a small DiT whose output is not zero; returns the options for them."""
+    torch.manual_seed(seed)
+    paths = {"autoencoder_path": str(folder / f"ae{seed}.safetensors"), "base_path": str(folder / f"dit{seed}.safetensors")}
+    save_autoencoder(paths["autoencoder_path"], Autoencoder((8, 8, 8, 8), norm_num_groups=4), {})
+    network = DiT(input_size=SIZE // 8, patch_size=4, hidden_size=32, depth=4, num_heads=2, num_classes=3)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    encoder = load_autoencoder(paths["autoencoder_path"])
+    save_base(paths["base_path"], Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
+    return paths
+
+
+def bundle_command(config: str, *options: object, run_id: str = "run") -> list[str]:
+    """The command line that a user types."""
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(ROOT / "configs" / config)]
+    return command + [str(option) for option in options]
+
+
+def run_bundle(config: str, *options: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a config as a user does, in a process of its own."""
+    return subprocess.run(bundle_command(config, *options), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
