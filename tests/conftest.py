@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import ROOT, SIZE, make_weights, options_for, run_workflow
+
 from anatodiff.data import write_radiograph
-from monai.bundle import ConfigWorkflow
-from support import ROOT, SIZE, SMALL, make_weights
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -51,34 +51,13 @@ Run = Callable[..., Path]
 
 
 @pytest.fixture
-def run(
-    small_images: Path, small_weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Run:
+def run(small_images: Path, small_weights: dict[str, str], tmp_path: Path) -> Run:
     """Run a workflow in this process on the small images and weights; returns its output folder."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # start_workflow replaces it
 
     def start(name: str, **options: Any) -> Path:
-        given = {**SMALL[name], "output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache"), **options}
-        if name == "inference":
-            given = {key: value for key, value in given.items() if key not in ("output_dir", "cache_dir")}
-        else:
-            given.setdefault("dataset_dir", str(small_images))
-        if name != "train_autoencoder":
-            given = {"autoencoder_path": small_weights["autoencoder_path"], **given}
-        if name not in ("train_autoencoder", "pretrain"):
-            given = {"base_path": small_weights["base_path"], **given}
-        workflow = ConfigWorkflow(
-            str(ROOT / "configs" / f"{name}.json"), workflow_type="infer" if name == "inference" else "train", **given
-        )
-        try:
-            workflow.initialize()
-            workflow.run()
-        except Exception as error:  # MONAI wraps errors in its own; a user reads the cause in the last line
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise cause from None
-        return Path(given.get("output_dir") or given["run_dir"])
+        given = {**options_for(name, small_images, small_weights, tmp_path), **options}
+        run_workflow(name, **given)
+        return Path(given.get("output_dir", tmp_path))
 
     return start
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigWorkflow
+
 from anatodiff.autoencoders import Autoencoder, load_autoencoder, save_autoencoder
 from anatodiff.networks import Base, DiT, save_base
 
@@ -28,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "train_autoencoder": {
         "image_size": SIZE, "crop_size": 32, "max_epochs": 2, "epoch_length": 2, "batch_size": 2, "warmup_steps": 1,
-        "channels": [8, 8, 8, 8], "norm_num_groups": 4, "test_fraction": 0.3,
+        "channels": [8, 8], "norm_num_groups": 4, "test_fraction": 0.3,
     },
     "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
 }  # fmt: skip
@@ -37,14 +39,59 @@ SMALL: dict[str, dict[str, Any]] = {
 def make_weights(folder: Path, seed: int) -> dict[str, str]:
     """Write a small untrained autoencoder and a small DiT whose output is not zero; returns the options for them."""
     torch.manual_seed(seed)
-    paths = {"autoencoder_path": str(folder / f"ae{seed}.safetensors"), "base_path": str(folder / f"dit{seed}.safetensors")}
-    save_autoencoder(paths["autoencoder_path"], Autoencoder((8, 8, 8, 8), norm_num_groups=4), {})
+    paths = {
+        "autoencoder_path": str(folder / f"ae{seed}.safetensors"),
+        "base_path": str(folder / f"dit{seed}.safetensors"),
+    }
+    save_autoencoder(paths["autoencoder_path"], Autoencoder(4, (8, 8), norm_num_groups=4), {})
     network = DiT(input_size=SIZE // 8, patch_size=4, hidden_size=32, depth=4, num_heads=2, num_classes=3)
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     encoder = load_autoencoder(paths["autoencoder_path"])
     save_base(paths["base_path"], Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
     return paths
+
+
+def run_workflow(name: str, **options: Any) -> None:
+    """Run a workflow in this process under its small settings; an error is raised as its cause.
+
+    Args:
+        name: the config's name without ending.
+        options: as on the command line.
+    """
+    kind = "infer" if name == "inference" else "train"
+    workflow = ConfigWorkflow(str(ROOT / "configs" / f"{name}.json"), workflow_type=kind, **{**SMALL[name], **options})
+    hook = sys.excepthook
+    try:
+        workflow.initialize()
+        workflow.run()
+    except Exception as error:  # MONAI wraps errors in its own; a user reads the cause in the last line
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
+    finally:
+        sys.excepthook = hook
+
+
+def options_for(name: str, images: Path, weights: dict[str, str], root: Path) -> dict[str, str]:
+    """Say where a workflow finds its input and leaves its output, in the options that it has.
+
+    Args:
+        name: the config's name without ending.
+        images: folder of radiographs.
+        weights: paths of the small weights.
+        root: folder for everything that it writes.
+
+    Returns:
+        options of `run_workflow`.
+    """
+    if name == "inference":
+        return {**weights, "dataset_dir": str(root / "generated")}
+    given = {"dataset_dir": str(images), "output_dir": str(root / "out"), "cache_dir": str(root / "cache")}
+    if name != "train_autoencoder":
+        given["autoencoder_path"] = weights["autoencoder_path"]
+    return given if name in ("train_autoencoder", "pretrain") else {**given, "base_path": weights["base_path"]}
 
 
 def bundle_command(config: str, *options: object, run_id: str = "run") -> list[str]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import make_weights
+
 from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentDataset, latent_scale, load_autoencoder
 from anatodiff.data import make_datalist
 from anatodiff.losses import ReconstructionLoss
 from anatodiff.weights import MODELS_DIR, WeightsError
-from support import make_weights
 
 
 def test_shapes_and_range(small_weights: dict[str, str]) -> None:
@@ -43,7 +44,7 @@ def test_shipped_weights_load_and_stay_small() -> None:
 
 def test_posterior_noise_moves_the_latent_by_its_deviation() -> None:
     torch.manual_seed(0)
-    autoencoder = Autoencoder((8, 8, 8, 8), norm_num_groups=4)
+    autoencoder = Autoencoder(4, (8, 8), norm_num_groups=4)
     images, noise = torch.rand(1, 1, 32, 32), torch.ones(1, 4, 4, 4)
     out = autoencoder(images, noise)
     z = out["mean"] + (0.5 * out["logvar"]).exp()

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+
 from anatodiff.diffusion import (
     SAMPLERS,
     NoiseSchedule,
@@ -16,7 +18,6 @@ from anatodiff.diffusion import (
     normal,
 )
 from anatodiff.losses import AnatoDiffLoss, DiffusionTarget, Prediction, TopologicalWassersteinLoss, variance_bound
-from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
 SCHEDULE = linear_schedule()
 X0 = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -28,7 +29,9 @@ CHANNEL = torch.tensor([0, 1, 3])
 def test_schedule_equals_monais() -> None:
     monai = DDPMScheduler(num_train_timesteps=1000, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
     torch.testing.assert_close(SCHEDULE.alphas_bar.float(), monai.alphas_cumprod, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(SCHEDULE.add_noise(X0, NOISE, INDEX), monai.add_noise(X0, NOISE, INDEX), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        SCHEDULE.add_noise(X0, NOISE, INDEX), monai.add_noise(X0, NOISE, INDEX), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_estimate_inverts_the_noising() -> None:
@@ -180,7 +183,9 @@ def test_variance_bound_is_the_gaussian_divergence() -> None:
     fraction = torch.full_like(X0, 0.2)
     output = torch.cat([NOISE + 0.1, fraction], dim=1)
     prediction = predict(output, index)
-    mean = SCHEDULE.posterior_mean(prediction.noised, SCHEDULE.estimate_x0(prediction.noised, NOISE + 0.1, index), index)
+    mean = SCHEDULE.posterior_mean(
+        prediction.noised, SCHEDULE.estimate_x0(prediction.noised, NOISE + 0.1, index), index
+    )
     true_mean = SCHEDULE.posterior_mean(prediction.noised, X0, index)
     p = torch.distributions.Normal(mean, (0.5 * SCHEDULE.log_variance(fraction, index)).exp())
     posterior = SCHEDULE.at(SCHEDULE.posterior_variance, index, X0).sqrt()

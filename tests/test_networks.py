@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.inferers import DiffusionInferer
+from monai.networks.schedulers import DDIMScheduler
+
 from anatodiff.networks import (
     DIT_SIZES,
     Base,
@@ -18,8 +21,6 @@ from anatodiff.networks import (
     with_classes,
 )
 from anatodiff.weights import WeightsError
-from monai.inferers import DiffusionInferer
-from monai.networks.schedulers import DDIMScheduler
 
 
 def small_dit(num_classes: int = 3, **changes: object) -> DiT:

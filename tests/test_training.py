@@ -13,11 +13,12 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from safetensors.torch import load_file
+from support import SMALL, bundle_command
+
 from anatodiff.data import read_radiograph
 from anatodiff.engines.checkpoints import CheckpointError
 from anatodiff.weights import load_weights
-from safetensors.torch import load_file
-from support import SMALL, bundle_command
 
 Run = Callable[..., Path]
 
@@ -148,12 +149,12 @@ def pixels(folder: Path, name: str) -> np.ndarray:
     return read_radiograph(folder / name).pixels
 
 
-def test_inference_samples_the_adapter(run: Run, trained: Path) -> None:
+def test_inference_samples_the_adapter(run: Run, trained: Path, tmp_path: Path) -> None:
     run("inference", run_dir=str(trained), seed=0, batch_size=4)
     for name in ("common_00002.dcm", "rare_00001.dcm"):  # the same seed as the training's own samples
-        again = pixels(trained / "generated", name)
+        again = pixels(tmp_path / "generated", name)
         np.testing.assert_allclose(again, pixels(trained / "samples", name), atol=2 / 4095)
-    assert (trained / "generated" / "contact_sheet.png").is_file()
+    assert (tmp_path / "generated" / "contact_sheet.png").is_file()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

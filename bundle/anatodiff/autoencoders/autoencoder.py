@@ -18,7 +18,11 @@ LOGVAR_LIMITS = (-30.0, 20.0)
 class Autoencoder(nn.Module):
     """A variational autoencoder of radiographs with values in [0, 1].
 
+    Pixels are folded into channels before the network and unfolded after it: convolutions at full resolution would
+    cost most of the time and learn least.
+
     Args:
+        fold: pixels per side that are folded into channels, e.g. 4: 1 x 256 x 256 becomes 16 x 64 x 64.
         channels: feature channels per resolution; each after the first halves the resolution.
         latent_channels: channels of the latent.
         num_res_blocks: residual blocks per resolution.
@@ -30,25 +34,28 @@ class Autoencoder(nn.Module):
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (16, 32, 64, 64),
+        fold: int = 4,
+        channels: tuple[int, ...] = (64, 96),
         latent_channels: int = 4,
         num_res_blocks: int = 1,
         norm_num_groups: int = 8,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
+            "fold": fold,
             "channels": list(channels),
             "latent_channels": latent_channels,
             "num_res_blocks": num_res_blocks,
             "norm_num_groups": norm_num_groups,
         }
         self.latent_channels = latent_channels
-        self.factor = 2 ** (len(channels) - 1)
+        self.fold = fold
+        self.factor = fold * 2 ** (len(channels) - 1)
         self.sha256 = ""  # of the file that the weights come from; empty while untrained
         self.net = AutoencoderKL(
             spatial_dims=2,
-            in_channels=1,
-            out_channels=1,
+            in_channels=fold**2,
+            out_channels=fold**2,
             channels=tuple(channels),
             num_res_blocks=(num_res_blocks,) * len(channels),
             attention_levels=(False,) * len(channels),
@@ -72,10 +79,14 @@ class Autoencoder(nn.Module):
             raise ValueError(
                 f"the autoencoder takes (B, 1, H, W) with H, W multiples of {self.factor}, got {tuple(x.shape)}"
             )
-        h = self.net.encoder(2 * x - 1)  # (B, C, h, w)
+        h = self.features(x)  # (B, F, h, w)
         mean = self.net.quant_conv_mu(h)  # (B, C, h, w)
         logvar = self.net.quant_conv_log_sigma(h).clamp(*LOGVAR_LIMITS)  # (B, C, h, w)
         return mean, logvar
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the encoder's last feature maps, before they become a latent; x (B, 1, H, W) -> (B, F, h, w)."""
+        return self.net.encoder(nn.functional.pixel_unshuffle(2 * x - 1, self.fold))  # (B, F, h, w)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Decode latents to images.
@@ -90,7 +101,7 @@ class Autoencoder(nn.Module):
 
     def reconstruct(self, z: torch.Tensor) -> torch.Tensor:
         """Decode without the final cut, so that values outside [0, 1] still have a gradient."""
-        return (self.net.decode(z) + 1) / 2  # (B, 1, H, W)
+        return (nn.functional.pixel_shuffle(self.net.decode(z), self.fold) + 1) / 2  # (B, 1, H, W)
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Encode, draw a latent and decode it.

@@ -1,6 +1,6 @@
 """Engines: batches, inferers, handlers and results that the configs put together."""
 
-from anatodiff.engines.averaging import TrainedEMA
+from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints
 from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
@@ -34,6 +34,7 @@ __all__ = [
     "SamplingInferer",
     "StepBatches",
     "TrainedEMA",
+    "UpdateEMA",
     "ValidationLog",
     "choose_device",
     "dataset_folder",

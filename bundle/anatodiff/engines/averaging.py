@@ -26,3 +26,18 @@ class TrainedEMA(EMAHandler):
         for average, parameter in zip(self.ema_model.parameters(), self.model.parameters(), strict=True):
             if parameter.requires_grad:
                 average.lerp_(parameter, self.momentum)
+
+
+class UpdateEMA:
+    """Update a moving average after each step of a trainer.
+
+    Args:
+        ema: moving average, which validation, pictures and checkpoints share.
+    """
+
+    def __init__(self, ema: TrainedEMA) -> None:
+        self.ema = ema
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into a trainer; attach before the checkpoints, so that both are of the same step."""
+        self.ema.attach(engine)

@@ -24,7 +24,7 @@ def encoder_features(images: torch.Tensor, autoencoder: Autoencoder) -> torch.Te
     device = next(autoencoder.parameters()).device
     rows = []
     for batch in images.split(FEATURE_BATCH):
-        maps = autoencoder.net.encoder(2 * batch.float().to(device) - 1)  # (B, channels, h, w)
+        maps = autoencoder.features(batch.float().to(device))  # (B, channels, h, w)
         pooled = torch.nn.functional.adaptive_avg_pool2d(maps, POOLED_SIDE)  # (B, channels, 4, 4)
         rows.append(pooled.flatten(1).cpu())  # (B, channels * 16)
     return torch.cat(rows)

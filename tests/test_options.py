@@ -1,0 +1,160 @@
+"""Every option of every config changes something that a user can see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ROOT, make_weights, options_for, run_workflow
+
+# option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
+# "@images": other images.
+TRAINING = {
+    "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
+    "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
+    "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3, "val_interval": 2,
+    "phantom_images": 12,
+}  # fmt: skip
+DIFFUSION = {
+    "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1, "timesteps": 500,
+    "label_dropout": 1.0, "sampler": "ddpm", "sampling_steps": 2, "preview_steps": 3, "guidance_scale": 1.0,
+}  # fmt: skip
+FOLDERS = (
+    "dataset_dir",
+    "output_dir",
+    "cache_dir",
+    "seed",
+    "image_size",
+    "test_fraction",
+    "max_images",
+    "phantom_images",
+)
+PROTOTYPES = {"n_prototypes": 3, "threshold": 120, "base_path": "@weights"}
+CHANGES: dict[str, dict[str, Any]] = {
+    "train": {
+        **TRAINING, **DIFFUSION, **PROTOTYPES, "finetuning": "full", "spm_blocks": 3, "spm_width": 4,
+        "spm_query": "block", "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
+        "topology_channels": "all", "topology_essential": "none", "samples_per_class": 2,
+    },
+    "prepare": {**{key: TRAINING[key] for key in FOLDERS}, **PROTOTYPES, "autoencoder_path": "@weights"},
+    "pretrain": {**TRAINING, **DIFFUSION, "size": "DiT-XS/4", "weights_path": "@new"},
+    "train_autoencoder": {
+        **TRAINING, "fold": 8, "channels": [8, 12], "latent_channels": 3, "num_res_blocks": 2, "norm_num_groups": 2,
+        "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "weights_path": "@new",
+    },
+    "inference": {
+        "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
+        "dataset_dir": "@new", "seed": 7, "sampler": "ddpm", "sampling_steps": 2, "guidance_scale": 1.0,
+        "samples_per_class": 2, "formats": ["nii.gz"],
+    },
+}  # fmt: skip
+# Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
+# is asked for and that the batch of sampling changes nothing but the pace.
+ELSEWHERE = {"bundle_root", "device", "overwrite"}
+# What cannot fit the weights at hand is refused, and the refusal is what the option changes.
+REFUSED = {
+    ("train", "image_size"), ("train", "autoencoder_path"), ("train", "base_path"), ("prepare", "autoencoder_path"),
+    ("prepare", "base_path"), ("inference", "autoencoder_path"), ("inference", "base_path"),
+    ("inference", "adapter_path"), ("inference", "run_dir"),
+}  # fmt: skip
+
+
+def simple_options(name: str) -> set[str]:
+    """The options of a config: top-level keys that are no components."""
+    config = json.loads((ROOT / "configs" / f"{name}.json").read_text())
+    parts = {"initialize", "run", "training", "handlers", "network", "network_def"}
+    return {key for key, value in config.items() if key not in parts and not isinstance(value, dict)}
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_no_option_is_forgotten_here(name: str) -> None:
+    elsewhere = ELSEWHERE | ({"batch_size"} if name == "inference" else set())
+    assert simple_options(name) - elsewhere == set(CHANGES[name])
+
+
+Seen = tuple[dict[str, str], list[str]]
+
+
+@pytest.fixture(scope="module")
+def baselines() -> dict[tuple[str, bool], Seen]:
+    """What the unchanged workflows show, filled by the first test that asks."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def run_dir(small_images: Path, small_weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, for inference."""
+    root = tmp_path_factory.mktemp("run")
+    run_workflow("train", **options_for("train", small_images, small_weights, root))
+    return root / "out"
+
+
+def observe(name: str, root: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]) -> Seen:
+    """Run a workflow and collect all that a user could notice: files with their bytes, and what was said."""
+    caplog.clear()
+    run_workflow(name, **options)
+    files = {
+        str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in root.rglob("*")
+        if file.is_file() and "tfevents" not in file.name
+    }
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("anatodiff")]
+    return files, [line.replace(str(root), "") for line in said]
+
+
+CASES = [(name, option) for name, changes in CHANGES.items() for option in changes]
+
+
+@pytest.mark.parametrize(("name", "option"), CASES, ids=[f"{name}-{option}" for name, option in CASES])
+def test_option_changes_something(
+    name: str,
+    option: str,
+    baselines: dict[tuple[str, bool], Seen],
+    small_images: Path,
+    small_weights: dict[str, str],
+    run_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    caplog.set_level(logging.INFO, logger="anatodiff")
+    on_phantoms = option == "phantom_images"  # read only where no folder is given
+
+    def given(root: Path) -> dict[str, Any]:
+        options: dict[str, Any] = options_for(name, small_images, small_weights, root)
+        if name == "inference":
+            options["run_dir"] = str(run_dir)
+        if on_phantoms:
+            options |= {"dataset_dir": None, "phantom_images": 16}
+        return options
+
+    if (name, on_phantoms) not in baselines:
+        root = tmp_path_factory.mktemp("baseline")
+        baselines[name, on_phantoms] = observe(name, root, caplog, given(root))
+    root = tmp_path_factory.mktemp("changed")
+    value = CHANGES[name][option]
+    if value == "@weights":
+        value = make_weights(tmp_path_factory.mktemp("other"), seed=1)[option]
+    elif value == "@new":
+        value = str(root / "elsewhere" / "file.safetensors") if option.endswith("_path") else str(root / "elsewhere")
+    elif value == "@images":
+        value = other_images(small_images, tmp_path_factory.mktemp("images"))
+    options = given(root) | {option: value}
+    if (name, option) in REFUSED:
+        with pytest.raises(ValueError, match=r"; "):
+            observe(name, root, caplog, options)
+    else:
+        assert observe(name, root, caplog, options) != baselines[name, on_phantoms]
+
+
+def other_images(images: Path, folder: Path) -> str:
+    """Copy the small images without two of them."""
+    lines = (images / "labels.csv").read_text().splitlines()
+    for line in lines[1:-2]:
+        name = line.split(",")[0]
+        (folder / name).write_bytes((images / name).read_bytes())
+    (folder / "labels.csv").write_text("\n".join(lines[:-2]) + "\n")
+    return str(folder)
