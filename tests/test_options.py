@@ -16,14 +16,16 @@ from support import ROOT, make_weights, options_for, run_workflow
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
-    "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3, "val_interval": 2,
-    "phantom_images": 12,
+    "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3,
+    "val_interval": 2, "phantom_images": 12,
 }  # fmt: skip
 DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1, "timesteps": 500,
     "label_dropout": 1.0, "sampler": "ddpm", "sampling_steps": 2, "preview_steps": 3, "guidance_scale": 1.0,
 }  # fmt: skip
 FOLDERS = (
+    "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",
+)  # fmt: skip
     "dataset_dir",
     "output_dir",
     "cache_dir",

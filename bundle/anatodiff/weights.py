@@ -6,12 +6,8 @@ JSON in the header, so that one file is enough to rebuild the network.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+
+from anatodiff.files import replaced_when_whole, sha256_of
 
 HEADER_KEY = "anatodiff"
 # The repository's root is the bundle's root: bundle/anatodiff/weights.py -> models/
@@ -42,46 +40,6 @@ class Weights:
     tensors: dict[str, torch.Tensor]
     settings: dict[str, Any]
     sha256: str
-
-
-@contextlib.contextmanager
-def replaced_when_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place only if the block ends well.
-
-    Args:
-        path: the file to be written; its folder is made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: file to hash.
-
-    Returns:
-        SHA-256 in hexadecimal.
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):  # Python 3.10 has no hashlib.file_digest
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def save_weights(

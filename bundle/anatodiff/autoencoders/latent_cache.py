@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from anatodiff.autoencoders.autoencoder import Autoencoder
+from anatodiff.files import replaced_when_whole, sha256_of
 from anatodiff.transforms import radiograph_transforms
-from anatodiff.weights import replaced_when_whole, sha256_of
 
 logger = logging.getLogger(__name__)
 

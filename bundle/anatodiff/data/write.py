@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from anatodiff.data.dicom_file import write_dicom
 from anatodiff.data.errors import RadiographError, Refusal
 from anatodiff.data.raster import SPACING_KEY
+from anatodiff.files import replaced_when_whole
 
 DICOM_BITS = 12
 PNG_BITS = 16
@@ -109,7 +109,8 @@ def write_radiograph(
             raise Refusal("the file exists", "choose another name or pass overwrite=True")
     except Refusal as refusal:
         raise RadiographError.of(target, refusal) from refusal
-    _write_whole(target, encode(values, origin))
+    with replaced_when_whole(target) as temporary:
+        temporary.write_bytes(encode(values, origin))
     return target
 
 
@@ -136,19 +137,6 @@ def _checked_spacing(spacing: tuple[float, float] | None) -> tuple[float, float]
     if len(spacing) != 2 or not all(np.isfinite(side) and side > 0 for side in spacing):
         raise Refusal(f"spacing {spacing}", "give two positive numbers, in mm")
     return float(spacing[0]), float(spacing[1])
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _png_bytes(values: np.ndarray, origin: _Origin) -> bytes:

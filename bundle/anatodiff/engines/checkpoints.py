@@ -17,8 +17,8 @@ from monai.engines.workflow import Workflow
 from torch import nn
 
 from anatodiff.engines.batches import StepBatches
+from anatodiff.files import replaced_when_whole
 from anatodiff.networks import trained_names
-from anatodiff.weights import replaced_when_whole
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentDataset, sav
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
+from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import encoder_features, kernel_distance, standardised
 from anatodiff.networks import Base, DiT, save_adapter, save_base, trained_names
-from anatodiff.weights import replaced_when_whole
 
 logger = logging.getLogger(__name__)
 

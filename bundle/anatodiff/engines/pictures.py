@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from anatodiff.weights import replaced_when_whole
+from anatodiff.files import replaced_when_whole
 
 GAP = 4  # pixels between images
 TEXT_HEIGHT = 22  # pixels above a row with a title

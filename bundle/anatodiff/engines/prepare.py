@@ -13,8 +13,8 @@ from anatodiff.autoencoders import Autoencoder, LatentDataset, encode_all
 from anatodiff.data import Datalist, summarise
 from anatodiff.data.phantom import write_phantoms
 from anatodiff.engines.pictures import save_grid
+from anatodiff.files import replaced_when_whole
 from anatodiff.transforms import Binarize, ShapePrototypes
-from anatodiff.weights import replaced_when_whole
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anatodiff.files import replaced_when_whole
+
 from .dicom import Encoding, make_uid, write_phantom_dicom
 from .disease import ALL_CLASSES
 from .make import Phantom, make_phantom
@@ -141,15 +143,6 @@ def encode_masks(phantom: Phantom) -> np.ndarray:
     return code
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_one(job: tuple[Path, PlannedPhantom, int, bool]) -> None:
     folder, planned, size, masks = job
     target, mask_file = folder / planned.file, folder / MASKS_NAME / f"{Path(planned.file).stem}.png"
@@ -159,7 +152,8 @@ def _write_one(job: tuple[Path, PlannedPhantom, int, bool]) -> None:
     if masks:
         buffer = io.BytesIO()
         Image.fromarray(encode_masks(phantom)).save(buffer, format="PNG")
-        _write_atomically(mask_file, buffer.getvalue())
+        with replaced_when_whole(mask_file) as temporary:
+            temporary.write_bytes(buffer.getvalue())
     patient = (planned.patient_id, planned.patient_name)
     write_phantom_dicom(target, phantom, planned.encoding, patient, planned.uids, planned.number)
 
@@ -172,7 +166,8 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         if found != settings:
             raise ValueError(f"{folder}: holds phantoms made with {found}, not {settings}: choose another folder")
     else:
-        _write_atomically(path, json.dumps(settings).encode())
+        with replaced_when_whole(path) as temporary:
+            temporary.write_bytes(json.dumps(settings).encode())
 
 
 def write_phantoms(
@@ -226,5 +221,6 @@ def write_phantoms(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "patient_id", "label"])
     writer.writerows([planned.file, planned.patient_id, planned.label] for planned in plan)
-    _write_atomically(table, text.getvalue().encode())
+    with replaced_when_whole(table) as temporary:
+        temporary.write_bytes(text.getvalue().encode())
     return table

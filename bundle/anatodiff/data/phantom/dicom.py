@@ -11,6 +11,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
+from anatodiff.files import replaced_when_whole
+
 from .make import Phantom
 
 CR_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1")
@@ -144,9 +146,5 @@ def write_phantom_dicom(
         ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = UID(uids[2])
     validate_file_meta(meta, enforce_standard=True)
     meta.FileMetaInformationGroupLength = 0  # pydicom fills it in only where it is present
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_when_whole(path) as temporary:
         ds.save_as(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
