@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from anatodiff.autoencoders import Autoencoder, load_autoencoder, save_autoencoder
+from anatodiff.engines.workflow import cause_of
 from anatodiff.networks import Base, DiT, save_base
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,10 +67,7 @@ def run_workflow(name: str, **options: Any) -> None:
         workflow.initialize()
         workflow.run()
     except Exception as error:  # MONAI wraps errors in its own; a user reads the cause in the last line
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise cause from None
+        raise cause_of(error) from None
     finally:
         sys.excepthook = hook
 

@@ -27,6 +27,8 @@ CASES: dict[str, tuple[str, dict[str, object], list[str]]] = {
     "unknown mode": ("train.json", {"finetuning": "lorra"}, ["'lorra'", "difffit"]),
     "no test images": ("train.json", {"test_fraction": 0.0}, ["no images", "test_fraction"]),
     "few test images": ("train.json", {"test_fraction": 0.01}, ["held back", "test_fraction"]),
+    "too many sampling steps": ("train.json", {"sampling_steps": 5000}, ["1 to 1000", "got 5000"]),
+    "too few samples": ("train.json", {"samples_per_class": 0}, ["samples_per_class is 0"]),
     "unknown device": ("train.json", {"device::name": "cuda:77"}, ["cuda:77", "'auto'"]),
 }
 
@@ -74,6 +76,12 @@ def test_unknown_key_in_a_config_is_refused(tmp_path: Path) -> None:
     done = run_bundle("train.json", "--config_file", files)
     assert done.returncode != 0
     assert "did you mean 'batch_size'" in done.stderr.strip().splitlines()[-1]
+
+
+def test_unknown_part_of_a_section_is_refused() -> None:
+    done = run_bundle("train.json", "--train::baches", 4)
+    assert done.returncode != 0
+    assert "train::baches" in done.stderr.strip().splitlines()[-1]
 
 
 def test_unknown_argument_of_a_component_is_refused() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 HASH_BLOCK = 1 << 20  # bytes
-FILE_MODE = 0o644  # temporary files are private, results are not
 
 
 @contextlib.contextmanager
@@ -22,12 +21,10 @@ def replaced_when_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary.touch(exist_ok=False)  # with the user's own umask
     try:
         yield temporary
-        os.chmod(temporary, FILE_MODE)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # renamed before it is on the disk, it could be empty after a power cut
         os.replace(temporary, path)

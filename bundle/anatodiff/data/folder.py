@@ -28,12 +28,14 @@ class Datalist:
         test: entries of the patients that are held out.
         classes: names of the classes, sorted.
         rejected: files that are not used, each with the reason.
+        unidentified: number of images without a patient id; each of them counts as a patient of its own.
     """
 
     train: list[dict[str, Any]]
     test: list[dict[str, Any]]
     classes: list[str]
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    unidentified: int = 0
 
 
 def make_datalist(
@@ -83,7 +85,8 @@ def make_datalist(
     for item in chosen:
         entry = {"image": str(item.file), "label": classes.index(item.label), "patient": item.patient}
         parts[item.patient in held_out].append(entry)
-    return Datalist(parts[False], parts[True], classes, rejected)
+    unidentified = sum(not item.identified for item in chosen)
+    return Datalist(parts[False], parts[True], classes, rejected, unidentified)
 
 
 def summarise(datalist: Datalist) -> str:
@@ -105,6 +108,13 @@ def summarise(datalist: Datalist) -> str:
         train = sum(entry["label"] in labels for entry in datalist.train)
         patients = len({entry["patient"] for entry in mine})
         lines.append(f"{name:<{width}}  {len(mine):>6}  {patients:>8}  {train:>5}  {len(mine) - train:>4}")
+    if datalist.unidentified:
+        lines.append(
+            f"NO PATIENT ID: {datalist.unidentified} images have none and count as a patient each; if patients have "
+            f"several images, name them in {LABELS_FILE} (column patient_id), else they end up in both parts"
+        )
+    if 1 < len(datalist.classes) == len({entry["patient"] for entry in entries}):
+        lines.append("EACH CLASS IS ONE PATIENT: are the sub-folders patients? Their names would be in every file made")
     if datalist.rejected:
         lines.append(f"rejected: {len(datalist.rejected)}")
         lines += [f"  {file}: {reason}" for file, reason in datalist.rejected[:MAX_NAMED]]

@@ -35,11 +35,13 @@ class Item:
         file: the file.
         label: name of its class.
         patient: 16 hexadecimal digits, the same for all files of one patient.
+        identified: whether a patient id was found; else the file's name stands in for it.
     """
 
     file: Path
     label: str
     patient: str
+    identified: bool = True
 
 
 def patient_key(identifier: str) -> str:
@@ -126,7 +128,8 @@ def _from_table(table: Path) -> list[Item]:
 
 def _item(file: Path, label: str, patient_id: str = "") -> Item:
     stem = file.name[: -len(".nii.gz")] if file.name.lower().endswith(".nii.gz") else file.stem
-    return Item(file, label, patient_key(patient_id or _dicom_patient_id(file) or stem))
+    identifier = patient_id or _dicom_patient_id(file)
+    return Item(file, label, patient_key(identifier or stem), identified=bool(identifier))
 
 
 def _dicom_patient_id(file: Path) -> str:

@@ -1,6 +1,6 @@
 """Noise schedule, guidance and samplers."""
 
-from anatodiff.diffusion.draws import batch_indices, generator, normal
+from anatodiff.diffusion.draws import batch_indices, generator, normal, normal_each, uniform_each
 from anatodiff.diffusion.guidance import Denoiser, guided
 from anatodiff.diffusion.samplers import SAMPLERS, ddim, ddpm
 from anatodiff.diffusion.schedule import NoiseSchedule, linear_schedule
@@ -16,4 +16,6 @@ __all__ = [
     "guided",
     "linear_schedule",
     "normal",
+    "normal_each",
+    "uniform_each",
 ]

@@ -40,6 +40,36 @@ def normal(shape: tuple[int, ...], seed: int, step: int, what: str) -> torch.Ten
     return torch.randn(shape, generator=generator(seed, step, what))
 
 
+def normal_each(shape: tuple[int, ...], seed: int, positions: torch.Tensor, what: str) -> torch.Tensor:
+    """Draw standard normal noise for each image of a batch on its own.
+
+    Args:
+        shape: shape of one image's noise.
+        seed: the run's seed.
+        positions: (B,) positions of the images in the run: step * batch size + place in the batch.
+        what: name of the draw.
+
+    Returns:
+        (B, *shape) float32 tensor on the CPU.
+    """
+    return torch.stack([normal(shape, seed, position, what) for position in positions.tolist()])
+
+
+def uniform_each(seed: int, positions: torch.Tensor, what: str) -> torch.Tensor:
+    """Draw one uniform number for each image of a batch.
+
+    Args:
+        seed: the run's seed.
+        positions: (B,) positions of the images in the run.
+        what: name of the draw.
+
+    Returns:
+        (B,) float64 numbers in [0, 1).
+    """
+    draws = [torch.rand((), generator=generator(seed, p, what), dtype=torch.float64) for p in positions.tolist()]
+    return torch.stack(draws)
+
+
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
     """Choose the images of a training step: consecutive passes over random orders of all n images.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+REFERENCE_STEPS = 1000  # the number of steps that the usual betas are meant for
+
 
 class NoiseSchedule(nn.Module):
     """A discrete noise schedule: q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), AnatoDiff eq. 1-2.
@@ -135,15 +137,19 @@ class NoiseSchedule(nn.Module):
 
 
 def linear_schedule(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """Build the linear schedule of DDPM and DiT.
+    """Build the linear schedule of DDPM and DiT; the betas grow with 1000 / T, so that it always ends in pure noise.
 
     Args:
-        timesteps: number of steps T.
-        beta_start: first noise variance.
-        beta_end: last noise variance.
+        timesteps: number of steps T, at least 21.
+        beta_start: first noise variance at T = 1000.
+        beta_end: last noise variance at T = 1000.
 
     Returns:
         the schedule.
     """
-    betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+    scale = REFERENCE_STEPS / timesteps
+    if not 0 < scale * beta_end < 1:
+        least = int(REFERENCE_STEPS * beta_end) + 1
+        raise ValueError(f"timesteps must be at least {least}, got {timesteps}; 1000 is usual")
+    betas = scale * torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
     return NoiseSchedule((1 - betas).cumprod(0))

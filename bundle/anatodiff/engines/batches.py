@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from anatodiff.diffusion import NoiseSchedule, batch_indices, generator, normal
+from anatodiff.diffusion import NoiseSchedule, batch_indices, normal_each, uniform_each
 from anatodiff.losses import DiffusionTarget
 
 # What MONAI's engines expect of prepare_batch: inputs, targets, and arguments of the inferer.
@@ -31,24 +31,25 @@ class StepBatches:
         dataset: rows to draw from.
         batch_size: images per step.
         seed: the run's seed.
-        first_step: where to begin; a resumed run sets `step` instead.
     """
 
-    def __init__(self, dataset: Gathers, batch_size: int, seed: int, first_step: int = 0) -> None:
+    def __init__(self, dataset: Gathers, batch_size: int, seed: int) -> None:
         if len(dataset) == 0:
             raise ValueError("the training set is empty; check dataset_dir and test_fraction")
-        self.dataset, self.batch_size, self.seed, self.step = dataset, batch_size, seed, first_step
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.step = 0  # a resumed run sets it
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while True:
             # Counted before the batch leaves: an iterator that is thrown away must not repeat its last step.
             step, self.step = self.step, self.step + 1
             indices = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
-            yield {"step": step, **self.dataset.gather(indices)}
+            positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            yield {"position": positions, **self.dataset.gather(indices)}
 
 
 class FixedBatches:
-    """All rows once, in order, in batches: for validation. Batch k is step k, so its noise never changes.
+    """All rows once, in order, in batches: for validation. Row k is position k, so its noise never changes.
 
     Args:
         dataset: rows to go through.
@@ -62,8 +63,8 @@ class FixedBatches:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for step, indices in enumerate(torch.arange(len(self.dataset)).split(self.batch_size)):
-            yield {"step": step, **self.dataset.gather(indices)}
+        for indices in torch.arange(len(self.dataset)).split(self.batch_size):
+            yield {"position": indices, **self.dataset.gather(indices)}
 
 
 class DiffusionBatch:
@@ -103,21 +104,21 @@ class DiffusionBatch:
         """Draw latents, times, noise, channels and dropped labels.
 
         Args:
-            batchdata: step, mean and logvar (B, C, h, w), label (B,).
+            batchdata: position (B,), mean and logvar (B, C, h, w), label (B,).
             device: where the batch goes.
             non_blocking: as for `Tensor.to`.
 
         Returns:
             clean scaled latents, `DiffusionTarget`, no further arguments, keywords of `NoisePredictionInferer`.
         """
-        step, mean = int(batchdata["step"]), batchdata["mean"]
-        b, channels = mean.shape[:2]
-        posterior = normal(tuple(mean.shape), self.seed, step, f"{self.name} posterior")  # (B, C, h, w)
+        mean, at = batchdata["mean"], batchdata["position"]
+        shape = tuple(mean.shape[1:])
+        posterior = normal_each(shape, self.seed, at, f"{self.name} posterior")  # (B, C, h, w)
         x0 = (mean + (0.5 * batchdata["logvar"]).exp() * posterior) * self.scale_factor  # (B, C, h, w)
-        noise = normal(tuple(mean.shape), self.seed, step, f"{self.name} noise")  # (B, C, h, w)
-        index = torch.randint(len(self.schedule), (b,), generator=generator(self.seed, step, f"{self.name} time"))
-        channel = torch.randint(channels, (b,), generator=generator(self.seed, step, f"{self.name} channel"))
-        dropped = torch.rand(b, generator=generator(self.seed, step, f"{self.name} dropout")) < self.label_dropout
+        noise = normal_each(shape, self.seed, at, f"{self.name} noise")  # (B, C, h, w)
+        index = (uniform_each(self.seed, at, f"{self.name} time") * len(self.schedule)).long()  # (B,)
+        channel = (uniform_each(self.seed, at, f"{self.name} channel") * shape[0]).long()  # (B,)
+        dropped = uniform_each(self.seed, at, f"{self.name} dropout") < self.label_dropout  # (B,)
         labels = torch.where(dropped, self.null_label, batchdata["label"])  # (B,)
         x0, noise, index, channel, labels = (
             tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channel, labels)
@@ -160,27 +161,27 @@ class ReconstructionBatch:
         """Draw crops and noise.
 
         Args:
-            batchdata: step and image (B, 1, H, W) in [0, 1].
+            batchdata: position (B,) and image (B, 1, H, W) in [0, 1].
             device: where the batch goes.
             non_blocking: as for `Tensor.to`.
 
         Returns:
             crops, the same crops as target, no further arguments, the noise for `ReconstructionInferer`.
         """
-        step, images = int(batchdata["step"]), batchdata["image"].float()
+        images, at = batchdata["image"].float(), batchdata["position"]
         if self.crop_size:
-            draws = generator(self.seed, step, f"{self.name} crop")
-            corners = torch.rand(len(images), 2, generator=draws)  # (B, 2)
-            images = torch.stack([self._crop(image, corner) for image, corner in zip(images, corners, strict=True)])
-        b, _, height, width = images.shape
-        shape = (b, self.latent_channels, height // self.factor, width // self.factor)
-        noise = normal(shape, self.seed, step, f"{self.name} posterior").to(device)  # (B, C, h, w)
+            corners = [uniform_each(self.seed, at, f"{self.name} {side}") for side in ("top", "left")]
+            crops = [self._crop(image, top, left) for image, top, left in zip(images, *corners, strict=True)]
+            images = torch.stack(crops)  # (B, 1, crop, crop)
+        height, width = images.shape[2:]
+        shape = (self.latent_channels, height // self.factor, width // self.factor)
+        noise = normal_each(shape, self.seed, at, f"{self.name} posterior").to(device)  # (B, C, h, w)
         images = images.to(device, non_blocking=non_blocking)  # (B, 1, H, W)
         return images, images, (), {"noise": noise}
 
-    def _crop(self, image: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
-        room = torch.tensor([image.shape[1] - self.crop_size, image.shape[2] - self.crop_size])
-        if bool((room < 0).any()):
+    def _crop(self, image: torch.Tensor, top: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        rooms = (image.shape[1] - self.crop_size, image.shape[2] - self.crop_size)
+        if min(rooms) < 0:
             raise ValueError(f"crop_size {self.crop_size} is larger than the image {tuple(image.shape)}; choose less")
-        top, left = (corner * (room + 1)).long().tolist()
-        return image[:, top : top + self.crop_size, left : left + self.crop_size]  # (1, crop, crop)
+        y, x = (int(share * (room + 1)) for share, room in zip((top, left), rooms, strict=True))
+        return image[:, y : y + self.crop_size, x : x + self.crop_size]  # (1, crop, crop)

@@ -91,13 +91,18 @@ class Checkpoints:
 
     def _after_step(self, engine: Workflow) -> None:
         if self.stop_asked:
-            self.save(engine.state.iteration)
-            logger.info("stopped by SIGTERM at step %d; the same command goes on from here", engine.state.iteration)
-            raise SystemExit(128 + signal.SIGTERM)
+            self._stop(engine)
         if engine.state.iteration % self.every == 0:
             self.save(engine.state.iteration)
 
+    def _stop(self, engine: Workflow) -> None:
+        self.save(engine.state.iteration)
+        logger.info("stopped by SIGTERM at step %d; the same command goes on from here", engine.state.iteration)
+        raise SystemExit(128 + signal.SIGTERM)
+
     def _finish(self, engine: Workflow) -> None:
+        if self.stop_asked:  # it came after the last step, during validation or a picture
+            self._stop(engine)
         self.save(engine.state.iteration)
         if self.previous_handler is not None:
             signal.signal(signal.SIGTERM, self.previous_handler)

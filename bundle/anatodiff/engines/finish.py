@@ -24,6 +24,24 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_NAME = "adapter.safetensors"
 PICTURE_COLUMNS = 8
+MIN_SAMPLES = 3  # the kernel distance's jackknife leaves two
+
+
+def check_writable(folder: Path) -> None:
+    """Write an empty file and take it away again.
+
+    Args:
+        folder: folder to be written to; it is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        with replaced_when_whole(folder / ".writable"):
+            pass
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be written ({error.strerror}); give another output_dir") from error
 
 
 class FineTuneResult:
@@ -66,6 +84,20 @@ class FineTuneResult:
         self.train, self.test, self.autoencoder, self.classes = train, test, autoencoder, classes
         self.samples_per_class, self.batch_size = samples_per_class, batch_size
         self.settings, self.device = settings, device
+
+    def check(self) -> None:
+        """Find out before the training what would fail after it.
+
+        Raises:
+            ValueError: too few samples are asked for to measure them.
+            OSError: the output folder cannot be written.
+        """
+        wanted = self.samples_per_class * len(self.classes)
+        if wanted < MIN_SAMPLES:
+            raise ValueError(
+                f"samples_per_class is {self.samples_per_class}; measuring needs {MIN_SAMPLES} samples or more"
+            )
+        check_writable(self.output_dir)
 
     def run(self) -> None:
         """Write `adapter.safetensors`, `samples/`, `before_after.png` and `quality.json`."""
@@ -131,6 +163,7 @@ class PretrainResult:
         scale_factor: latent scale that it was trained with.
         autoencoder: the autoencoder that it belongs to.
         licence: licence of the training data.
+        timesteps: steps of the noise schedule.
         notes: how it was trained.
         device: where to sample.
     """
@@ -144,17 +177,23 @@ class PretrainResult:
         scale_factor: float,
         autoencoder: Autoencoder,
         licence: str,
+        timesteps: int,
         notes: dict[str, Any],
         device: torch.device,
     ) -> None:
+        self.timesteps = timesteps
         self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
         self.scale_factor, self.autoencoder = scale_factor, autoencoder
         self.licence, self.notes, self.device = licence, notes, device
 
+    def check(self) -> None:
+        """Find out before the training whether the weights can be written after it."""
+        check_writable(self.path.parent)
+
     def run(self) -> None:
         """Write the base and `<name>.png` beside it."""
         network = cast(DiT, self.ema.ema_model)
-        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence)
+        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.timesteps)
         save_base(self.path, base, self.notes)
         logger.info("wrote %s (%.2f MB)", self.path, self.path.stat().st_size / 1e6)
         labels = torch.arange(len(self.classes)).repeat_interleave(PICTURE_COLUMNS)
@@ -183,6 +222,10 @@ class AutoencoderResult:
         device: torch.device,
     ) -> None:
         self.path, self.ema, self.test, self.notes, self.device = Path(path), ema, test, notes, device
+
+    def check(self) -> None:
+        """Find out before the training whether the weights can be written after it."""
+        check_writable(self.path.parent)
 
     @torch.no_grad()
     def run(self) -> None:

@@ -47,6 +47,8 @@ class LossLog:
 
     def _cut(self, engine: Workflow) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if engine.state.iteration == 0:
+            self.path.unlink(missing_ok=True)
         if not self.path.is_file():
             return
         header, *rows = self.path.read_text().splitlines(keepends=True) or [""]

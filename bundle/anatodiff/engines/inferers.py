@@ -120,4 +120,4 @@ class SamplingInferer(Inferer):
         self.schedule.to(device)
         with torch.no_grad(), network.fixed_prototypes():
             z = self.sampler(denoise, noise("start"), self.schedule, lambda step: noise(f"step {step}"))
-            return self.autoencoder.decode(z / self.scale_factor)  # (B, 1, H, W)
+            return self.autoencoder.to(device).decode(z / self.scale_factor)  # (B, 1, H, W)

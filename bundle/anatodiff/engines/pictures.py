@@ -19,7 +19,6 @@ def save_grid(
     path: str | Path,
     rows: Sequence[Sequence[torch.Tensor]],
     titles: Sequence[str] | None = None,
-    size: int | None = None,
 ) -> None:
     """Draw rows of images into one PNG.
 
@@ -27,9 +26,8 @@ def save_grid(
         path: .png file.
         rows: rows of (1, H, W) images in [0, 1].
         titles: a line above each row; None draws none.
-        size: side of each image in the picture; None keeps the images' own.
     """
-    tiles = [[_tile(image, size) for image in row] for row in rows]
+    tiles = [[_tile(image) for image in row] for row in rows]
     side = max(max(tile.size) for row in tiles for tile in row)
     above = TEXT_HEIGHT if titles else 0
     width = max(len(row) for row in tiles) * (side + GAP) + GAP
@@ -46,7 +44,6 @@ def save_grid(
         sheet.save(temporary, format="PNG")
 
 
-def _tile(image: torch.Tensor, size: int | None) -> Image.Image:
+def _tile(image: torch.Tensor) -> Image.Image:
     pixels = (image.detach().float().clamp(0, 1)[0].numpy() * 255).round().astype(np.uint8)
-    tile = Image.fromarray(pixels)
-    return tile if size is None else tile.resize((size, size), Image.Resampling.LANCZOS)
+    return Image.fromarray(pixels)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,6 +94,7 @@ def shape_prototypes(
     n_prototypes: int = 25,
     threshold: float = 150,
     seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> Prototypes:
     """Binarize the training images, cluster them and encode the centres (eq. 11 and theta_c of eq. 12).
 
@@ -102,13 +105,22 @@ def shape_prototypes(
         n_prototypes: number K of clusters.
         threshold: of the binarization, on the 0-255 scale.
         seed: of k-means++.
+        device: where to encode.
 
     Returns:
         the prototypes.
     """
     binary = Binarize(threshold)(dataset.images.float())  # (N, 1, H, W)
     images = torch.as_tensor(ShapePrototypes(n_prototypes=n_prototypes, seed=seed)(binary))  # (K, 1, H, W)
-    latents = encode_all(images, autoencoder)["mean"] * scale_factor  # (K, C, h, w)
+    single = int(((images == 0) | (images == 1)).flatten(1).all(dim=1).sum())
+    if single:
+        logger.warning(
+            "%d of %d prototypes are the outline of one image each, and the adapter will hold them: "
+            "lower n_prototypes if the adapter is to leave your house",
+            single,
+            n_prototypes,
+        )
+    latents = encode_all(images, autoencoder, device)["mean"] * scale_factor  # (K, C, h, w)
     return Prototypes(images, latents)
 
 
@@ -149,11 +161,16 @@ class Preparation:
         """Write `datalist.json` and `prepared.png`, and log the summary."""
         for line in summarise(self.datalist).splitlines():
             logger.info(line)
+        root = os.path.commonpath([os.path.dirname(row["image"]) for row in self.datalist.train + self.datalist.test])
+
+        def relative(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [{**row, "image": os.path.relpath(row["image"], root)} for row in rows]
+
         listing = {
             "classes": self.datalist.classes,
-            "train": self.datalist.train,
-            "test": self.datalist.test,
-            "rejected": [[str(file), reason] for file, reason in self.datalist.rejected],
+            "train": relative(self.datalist.train),
+            "test": relative(self.datalist.test),
+            "rejected": [[os.path.relpath(file, root), reason] for file, reason in self.datalist.rejected],
         }
         with replaced_when_whole(self.output_dir / "datalist.json") as temporary:
             temporary.write_text(json.dumps(listing, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,25 @@ SHEET_ROWS_PER_CLASS = 4
 FORMATS = ("dcm", "png", "nii.gz")
 
 
+def safe_names(classes: Sequence[str]) -> list[str]:
+    """Turn class names, which come from a user's table or folders, into names of files.
+
+    Args:
+        classes: class names, any text.
+
+    Returns:
+        distinct names of letters, digits, "-" and "_".
+    """
+    names = [re.sub(r"[^\w-]+", "_", name).strip("_") or "class" for name in classes]
+    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+
+
 class SampleRequests:
     """The images that are asked for: numbers 0 .. n-1 of each class, in batches.
 
     Args:
         samples_per_class: n.
-        classes: class names; None asks for unlabelled images (label `null_label`).
-        null_label: label that stands for no class.
+        classes: class names.
         batch_size: images per batch.
     """
 
@@ -98,13 +111,21 @@ class SampleWriter:
         if unknown:
             raise ValueError(f"formats must be among {FORMATS}, got {sorted(unknown)[0]!r}")
         self.directory, self.classes, self.seed, self.weights_hash = Path(directory), list(classes), seed, weights_hash
+        self.file_names = safe_names(classes)
         self.formats, self.overwrite = tuple(formats), overwrite
         self.images: list[list[torch.Tensor]] = [[] for _ in classes]
 
     def attach(self, engine: Workflow) -> None:
         """Hook into an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._check)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _check(self, engine: Workflow) -> None:
+        if not self.overwrite and self.directory.is_dir() and any(self.directory.iterdir()):
+            raise FileExistsError(
+                f"{self.directory}: holds files already; give another dataset_dir, or --overwrite true to replace them"
+            )
 
     def _write(self, engine: Workflow) -> None:
         output: dict[str, Any] = engine.state.output
@@ -114,7 +135,7 @@ class SampleWriter:
             self.images[int(label)].append(image.cpu())
             for ending in self.formats:
                 write_radiograph(
-                    self.directory / f"{name}_{int(number):05d}.{ending}",
+                    self.directory / f"{self.file_names[int(label)]}_{int(number):05d}.{ending}",
                     image[0].cpu().numpy(),
                     label=name,
                     seed=self.seed,

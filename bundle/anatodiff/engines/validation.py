@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from ignite.engine import Engine
-from ignite.metrics import Average
+from ignite.metrics import Loss
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
 from monai.utils import CommonKeys
 from torch import nn
 
 
-def validation_loss(loss: nn.Module) -> Average:
-    """Average a loss over the batches of an evaluator.
+def validation_loss(loss: nn.Module) -> Loss:
+    """Average a loss over the images of an evaluator.
 
     Args:
         loss: called as loss(prediction, target).
@@ -22,10 +20,11 @@ def validation_loss(loss: nn.Module) -> Average:
         an Ignite metric.
     """
 
-    def value(output: dict[str, Any]) -> torch.Tensor:
-        return loss(output[CommonKeys.PRED], output[CommonKeys.LABEL]).detach()
-
-    return Average(output_transform=value)
+    return Loss(
+        loss,
+        output_transform=lambda output: (output[CommonKeys.PRED], output[CommonKeys.LABEL]),
+        batch_size=lambda target: len(target if isinstance(target, torch.Tensor) else target[0]),
+    )
 
 
 def is_lower(current: float, best: float) -> bool:

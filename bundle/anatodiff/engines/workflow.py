@@ -20,9 +20,19 @@ logger = logging.getLogger(__name__)
 
 # Top-level names that MONAI itself or its bundle specification reads.
 MONAI_KEYS = {"imports", "initialize", "run", "training", "finalize", "bundle_root", "_meta_", "device", "dataset_dir"}
-# Sections whose parts MONAI's tools look for by name.
+# Sections whose parts MONAI's tools look for by name, and those names.
 MONAI_SECTIONS = {"train", "validate"}
-REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+MONAI_PARTS = {
+    "dataset",
+    "inferer",
+    "handlers",
+    "preprocessing",
+    "postprocessing",
+    "key_metric",
+    "trainer",
+    "evaluator",
+}
+REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
 
 
 class OptionError(ValueError):
@@ -41,9 +51,6 @@ def start_workflow() -> None:
         check_options(config)
     # MONAI's loader looks for every reader it knows; ours is the one in use.
     warnings.filterwarnings("ignore", message="NvImgCodec")
-    # Results must not depend on autotuning; convolutions are deterministic on a GPU as well.
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def running_config() -> dict[str, Any] | None:
@@ -74,34 +81,56 @@ def check_options(config: dict[str, Any]) -> None:
     """
     read = MONAI_KEYS | MONAI_SECTIONS
     waiting = [key for key in config if key in read and key != "_meta_"]
-    reached = set(waiting)
+    reached, parts = set(waiting), {f"{section}::{part}" for section in MONAI_SECTIONS for part in MONAI_PARTS}
     while waiting:
         for name in referred(config[waiting.pop()]):
+            parts.add("::".join(name.split("::")[:2]))
+            name = name.split("::")[0]
             if name in config and name not in reached:
                 reached.add(name)
                 waiting.append(name)
     unread = [key for key in config if key not in reached | read]
+    for section in MONAI_SECTIONS & config.keys():
+        unread += [f"{section}::{part}" for part in config[section] if f"{section}::{part}" not in parts]
     if unread:
-        known = sorted(key for key in reached if not isinstance(config[key], dict | list))
+        known = sorted(key for key in reached if is_option(key, config[key]))
         near = difflib.get_close_matches(unread[0], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
         raise OptionError(f"option {unread[0]!r} is not known, nothing reads it; {hint}")
 
 
+def is_option(key: str, value: Any) -> bool:
+    """Tell the options of a config from its components.
+
+    Args:
+        key: top-level key.
+        value: its raw value.
+
+    Returns:
+        whether a user is meant to set it.
+    """
+    if key in {"run", "training", "initialize", "imports", "finalize", "handlers"} | MONAI_SECTIONS:
+        return False
+    is_reference = isinstance(value, str) and value.startswith("$") and not key.endswith(("_dir", "_path"))
+    return not isinstance(value, dict) and not is_reference
+
+
 def referred(value: Any) -> set[str]:
-    """Collect the top-level names that a config value refers to with @ or %.
+    """Collect the ids that a config value refers to with @ or %, such as "train::dataset".
 
     Args:
         value: any part of a raw config.
 
     Returns:
-        names.
+        ids, with "::" between their parts.
     """
     if isinstance(value, dict):
         return set().union(*(referred(part) for part in value.values()))
     if isinstance(value, list):
         return set().union(*(referred(part) for part in value))
-    return set(REFERENCE.findall(value)) if isinstance(value, str) and value[:1] in "@%$" else set()
+    if not isinstance(value, str) or value[:1] not in ("@", "%", "$"):
+        return set()
+    return {name.replace("#", "::") for name in REFERENCE.findall(value)}
 
 
 def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -115,12 +144,24 @@ def print_error(kind: type[BaseException], error: BaseException, trace: Tracebac
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()  # an open progress bar would print its end after the error
     traceback.print_exception(kind, error, trace)
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = cause_of(error)
     if cause is not error:
         text = " ".join(str(cause).split())
         print(f"{type(cause).__name__}: {text}", file=sys.stderr)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Find the error that MONAI has wrapped: it raises plain RuntimeErrors around whatever a component raises.
+
+    Args:
+        error: the error as caught.
+
+    Returns:
+        the first error below it that is no wrapping.
+    """
+    while type(error) is RuntimeError and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from anatodiff.diffusion import NoiseSchedule
+from anatodiff.losses.topology import TopologicalWassersteinLoss
 
 
 class Prediction(NamedTuple):
@@ -44,7 +45,7 @@ class AnatoDiffLoss(nn.Module):
 
     Args:
         schedule: noise schedule.
-        topology: the Anatomical Fidelity loss, called as topology(x0 estimate, x0, channel=...); None leaves it out.
+        topology: the Anatomical Fidelity loss; None leaves it out.
         topology_weight: lambda; 2e-6 in the paper.
         variance_weight: weight of the variational bound, which trains the variance alone (Nichol and Dhariwal,
             https://arxiv.org/abs/2102.09672, sec. 3.1); 0 leaves it out.
@@ -53,7 +54,7 @@ class AnatoDiffLoss(nn.Module):
     def __init__(
         self,
         schedule: NoiseSchedule,
-        topology: nn.Module | None = None,
+        topology: TopologicalWassersteinLoss | None = None,
         topology_weight: float = 2e-6,
         variance_weight: float = 1.0,
     ) -> None:
@@ -83,7 +84,8 @@ class AnatoDiffLoss(nn.Module):
             loss = loss + self.variance_weight * parts["variance"]
         if self.topology is not None and self.topology_weight:
             estimate = self.schedule.estimate_x0(prediction.noised, noise, target.steps)  # (B, C, h, w)
-            parts["topology"] = self.topology(estimate, target.x0, channel=target.channel)
+            channel = target.channel if self.topology.channels == "random" else None
+            parts["topology"] = self.topology(estimate, target.x0, channel=channel)
             loss = loss + self.topology_weight * parts["topology"]
         self.parts = {name: float(part.detach()) for name, part in parts.items()}
         return loss

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from anatodiff.networks.dit import DiT
-from anatodiff.networks.finetuning import set_finetuning, trained_names
+from anatodiff.networks.finetuning import freeze, set_finetuning, trained_names
 from anatodiff.networks.prototypes import ShapePrototypeModule
 from anatodiff.weights import WeightsError, load_weights, save_weights, shipped
 
@@ -36,6 +36,7 @@ class Base:
         sha256: hash of its file.
         autoencoder_sha256: hash of the autoencoder that it was trained with.
         licence: licence of the data that it was trained on.
+        timesteps: steps of the linear noise schedule that it was trained with.
     """
 
     network: DiT
@@ -44,6 +45,7 @@ class Base:
     sha256: str
     autoencoder_sha256: str
     licence: str
+    timesteps: int = 1000
 
 
 def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4, seed: int = 0) -> DiT:
@@ -97,6 +99,7 @@ def save_base(path: str | Path, base: Base, notes: dict[str, Any], half: bool = 
         "classes": base.classes,
         "autoencoder_sha256": base.autoencoder_sha256,
         "licence": base.licence,
+        "timesteps": base.timesteps,
         "notes": notes,
     }
     tensors = {name: tensor for name, tensor in base.network.state_dict().items() if name != "pos_embed"}
@@ -130,6 +133,7 @@ def load_base(path: str | Path | None = None, autoencoder_sha256: str | None = N
         sha256=weights.sha256,
         autoencoder_sha256=settings["autoencoder_sha256"],
         licence=settings["licence"],
+        timesteps=settings["timesteps"],
     )
 
 
@@ -178,6 +182,19 @@ def build_anatodiff(
     Returns:
         the network, with only the mode's parameters trainable.
     """
+    network = _with_prototypes(base, num_classes, prototypes, spm_blocks, spm_width, spm_query, seed)
+    return set_finetuning(network, finetuning)
+
+
+def _with_prototypes(
+    base: Base,
+    num_classes: int,
+    prototypes: torch.Tensor | None,
+    spm_blocks: int | None,
+    spm_width: int,
+    spm_query: str,
+    seed: int,
+) -> DiT:
     network = with_classes(base.network, num_classes)
     if prototypes is not None:
         blocks = max(1, len(network.blocks) // 4) if spm_blocks is None else spm_blocks
@@ -188,7 +205,7 @@ def build_anatodiff(
             network.shapes = ShapePrototypeModule(
                 prototypes, network.settings["hidden_size"], blocks, width=spm_width, query=spm_query
             )
-    return set_finetuning(network, finetuning)
+    return network
 
 
 def save_adapter(
@@ -221,6 +238,7 @@ def save_adapter(
         "base_sha256": base.sha256,
         "autoencoder_sha256": base.autoencoder_sha256,
         "scale_factor": base.scale_factor,
+        "timesteps": base.timesteps,
         **facts,
     }
     state = network.state_dict()
@@ -262,15 +280,16 @@ def load_adapter(path: str | Path, base: Base) -> Adapter:
     if settings["base_sha256"] != base.sha256:
         raise WeightsError(f"{path}: this adapter was trained on another base; give its own with --base_path")
     shapes = settings["shapes"] or {}
-    network = build_anatodiff(
+    network = _with_prototypes(
         base,
         settings["num_classes"],
-        prototypes=weights.tensors.get("shapes.prototypes"),
-        finetuning=settings["finetuning"],
-        spm_blocks=shapes.get("blocks"),
-        spm_width=shapes.get("width", 1),
-        spm_query=shapes.get("query", "input"),
+        weights.tensors.get("shapes.prototypes"),
+        shapes.get("blocks"),
+        shapes.get("width", 1),
+        shapes.get("query", "input"),
+        seed=0,  # every weight is read from the file
     )
+    freeze(network, settings["finetuning"])
     missing = set(trained_names(network)) ^ set(weights.tensors)
     if missing:
         raise WeightsError(

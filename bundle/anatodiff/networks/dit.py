@@ -1,7 +1,7 @@
 """DiT: a diffusion transformer on latents, with the places where AnatoDiff's fine-tune enters.
 
 Own code after Peebles and Xie, "Scalable Diffusion Models with Transformers", https://arxiv.org/abs/2212.09748.
-Parameter names follow the published checkpoints, so that those load by path.
+Parameter names are those of the published checkpoints.
 """
 
 from __future__ import annotations

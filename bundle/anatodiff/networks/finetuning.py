@@ -35,13 +35,7 @@ def set_finetuning(model: DiT, mode: str = "difffit") -> DiT:
     References:
         Xie et al., "DiffFit", https://arxiv.org/abs/2304.06648
     """
-    if mode not in MODES:
-        raise ValueError(f"finetuning must be one of {MODES}, got {mode!r}")
-    if mode == "difffit":
-        for block in model.blocks:
-            cast(DiTBlock, block).add_gammas()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(mode == "full" or _in_difffit(name))
+    freeze(model, mode)
     parts = trained_parts(model)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(parts.values())
@@ -55,6 +49,22 @@ def set_finetuning(model: DiT, mode: str = "difffit") -> DiT:
         listed,
     )
     return model
+
+
+def freeze(model: DiT, mode: str) -> None:
+    """Do what `set_finetuning` does, in silence: an adapter that is read back trains nothing.
+
+    Args:
+        model: network to change in place.
+        mode: "difffit" or "full".
+    """
+    if mode not in MODES:
+        raise ValueError(f"finetuning must be one of {MODES}, got {mode!r}")
+    if mode == "difffit":
+        for block in model.blocks:
+            cast(DiTBlock, block).add_gammas()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(mode == "full" or _in_difffit(name))
 
 
 def _in_difffit(name: str) -> bool:
