@@ -9,7 +9,7 @@ from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInf
 from anatodiff.engines.prepare import Preparation, Prototypes, dataset_folder, shape_prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
-from anatodiff.engines.validation import ValidationLog, is_lower, validation_loss
+from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
 from anatodiff.engines.workflow import choose_device, start_workflow
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "TrainedEMA",
     "UpdateEMA",
     "ValidationLog",
+    "ValidationLoss",
     "choose_device",
     "dataset_folder",
     "is_lower",
@@ -43,5 +44,4 @@ __all__ = [
     "sampling_batch",
     "shape_prototypes",
     "start_workflow",
-    "validation_loss",
 ]

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from ignite.engine import Engine
-from ignite.metrics import Loss
+from ignite.metrics import Metric
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
 from monai.utils import CommonKeys
 from torch import nn
 
 
-def validation_loss(loss: nn.Module) -> Loss:
-    """Average a loss over the images of an evaluator.
+class ValidationLoss(Metric):
+    """Average a loss over the images of an evaluator; a short last batch counts for what it holds.
 
     Args:
         loss: called as loss(prediction, target).
-
-    Returns:
-        an Ignite metric.
     """
 
-    return Loss(
-        loss,
-        output_transform=lambda output: (output[CommonKeys.PRED], output[CommonKeys.LABEL]),
-        batch_size=lambda target: len(target if isinstance(target, torch.Tensor) else target[0]),
-    )
+    def __init__(self, loss: nn.Module) -> None:
+        self.loss = loss
+        super().__init__(output_transform=self._of_batch)
+
+    def _of_batch(self, output: dict[str, Any]) -> tuple[float, int]:
+        prediction, target = output[CommonKeys.PRED], output[CommonKeys.LABEL]
+        images = target if isinstance(target, torch.Tensor) else target[0]  # (B, ...)
+        return float(self.loss(prediction, target).detach()), len(images)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.total, self.images = 0.0, 0
+
+    def update(self, output: tuple[float, int]) -> None:
+        """Add the mean loss of a batch and its number of images."""
+        self.total, self.images = self.total + output[0] * output[1], self.images + output[1]
+
+    def compute(self) -> float:
+        """Return the mean over all images."""
+        return self.total / self.images
 
 
 def is_lower(current: float, best: float) -> bool:
