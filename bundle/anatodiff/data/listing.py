@@ -82,7 +82,7 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
         return _from_table(root / LABELS_FILE)
     files = sorted(_image_files(root))
     if not files:
-        raise DatasetError(f"{root}: no images in this folder; give dataset_dir one with DICOM, PNG, JPEG or NIfTI files")
+        raise DatasetError(f"{root}: no images in this folder; give dataset_dir one with DICOM, PNG, JPEG, NIfTI files")
     folders = {file.relative_to(root).parts[0] for file in files if file.parent != root}
     if not folders:
         return [_item(file, ONE_CLASS) for file in files]
