@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.handlers import StatsHandler, TensorBoardStatsHandler
+from monai.handlers import TensorBoardStatsHandler
 from monai.utils import CommonKeys
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 class ValidationLoss(Metric):
@@ -62,13 +65,14 @@ class ValidationLog:
     """
 
     def __init__(self, log_dir: str) -> None:
-        # The trainer runs the evaluator with its own epoch, so MONAI's handlers count right.
-        self.handlers: list[StatsHandler | TensorBoardStatsHandler] = [
-            StatsHandler(name="anatodiff.validation", iteration_log=False),
-            TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False),
-        ]
+        # The trainer runs the evaluator with its own epoch, so MONAI's handler counts right.
+        self.tensorboard = TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)
 
     def attach(self, engine: Engine) -> None:
         """Hook into an evaluator."""
-        for handler in self.handlers:
-            handler.attach(engine)
+        self.tensorboard.attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._say)
+
+    def _say(self, engine: Engine) -> None:
+        for name, value in engine.state.metrics.items():
+            logger.info("epoch %d: %s %.4f", engine.state.epoch, name.replace("_", " "), value)
