@@ -36,23 +36,26 @@ class LossLog:
     """
 
     def __init__(self, directory: str | Path, loss: HasParts) -> None:
-        self.path, self.loss = Path(directory) / LOG_NAME, loss
+        self.path, self.loss, self.is_cut = Path(directory) / LOG_NAME, loss, False
 
     def attach(self, engine: Workflow) -> None:
-        """Hook into a trainer; attach after the checkpoints, which set the step on resuming."""
-        engine.add_event_handler(Events.STARTED, self._cut)
+        """Hook into a trainer; attach before the checkpoints: what is saved must be written here first."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._cut)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         bar = ProgressBar(persist=True, desc="training")
         bar.attach(engine, output_transform=lambda output: {"loss": float(output[CommonKeys.LOSS].detach())})
 
     def _cut(self, engine: Workflow) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if engine.state.iteration == 0:
+        if self.is_cut:
+            return
+        self.is_cut, done = True, engine.state.iteration - 1  # at the first step, when the checkpoint has been read
+        if done == 0:
             self.path.unlink(missing_ok=True)
         if not self.path.is_file():
             return
         header, *rows = self.path.read_text().splitlines(keepends=True) or [""]
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration]
+        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= done]
         self.path.write_text(header + "".join(kept))
 
     def _write(self, engine: Workflow) -> None:
