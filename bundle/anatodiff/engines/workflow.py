@@ -32,6 +32,8 @@ MONAI_PARTS = {
     "trainer",
     "evaluator",
 }
+# Read only by the defaults of other paths: giving those on the command line must not make it unknown.
+PLACES = {"run_dir"}
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
 
 
@@ -79,7 +81,7 @@ def check_options(config: dict[str, Any]) -> None:
     Raises:
         OptionError: names the first such key.
     """
-    read = MONAI_KEYS | MONAI_SECTIONS
+    read = MONAI_KEYS | MONAI_SECTIONS | PLACES
     waiting = [key for key in config if key in read and key != "_meta_"]
     reached, parts = set(waiting), {f"{section}::{part}" for section in MONAI_SECTIONS for part in MONAI_PARTS}
     while waiting:
