@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "channels": [8, 8], "norm_num_groups": 4, "test_fraction": 0.3,
     },
     "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
+    "evaluate": {"image_size": SIZE},
 }  # fmt: skip
 
 
@@ -51,6 +52,25 @@ def make_weights(folder: Path, seed: int) -> dict[str, str]:
     encoder = load_autoencoder(paths["autoencoder_path"])
     save_base(paths["base_path"], Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
     return paths
+
+
+class TinyFeatures(torch.nn.Module):
+    """Three channels to feature maps; refuses any other number, as a real network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 6, kernel_size=5, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))  # (B, 6, h, w)
+
+
+def make_features(folder: Path, seed: int) -> str:
+    """Write a small network of features as TorchScript; returns its path."""
+    torch.manual_seed(seed)
+    path = folder / f"features{seed}.pt"
+    torch.jit.script(TinyFeatures().eval()).save(str(path))
+    return str(path)
 
 
 def run_workflow(name: str, **options: Any) -> None:
@@ -86,10 +106,13 @@ def options_for(name: str, images: Path, weights: dict[str, str], root: Path) ->
     """
     if name == "inference":
         return {**weights, "dataset_dir": str(root / "generated")}
+    if name == "evaluate":
+        places = {"dataset_dir": images, "samples_dir": images, "run_dir": root / "out", "cache_dir": root / "cache"}
+        return {**{key: str(place) for key, place in places.items()}, "autoencoder_path": weights["autoencoder_path"]}
     given = {"dataset_dir": str(images), "output_dir": str(root / "out"), "cache_dir": str(root / "cache")}
     if name != "train_autoencoder":
         given["autoencoder_path"] = weights["autoencoder_path"]
-    return given if name in ("train_autoencoder", "pretrain") else {**given, "base_path": weights["base_path"]}
+    return {**given, "base_path": weights["base_path"]} if name == "train" else given
 
 
 def bundle_command(config: str, *options: object, run_id: str = "run") -> list[str]:

@@ -39,7 +39,19 @@ def test_loaded_one_is_frozen_and_knows_its_hash(small_weights: dict[str, str]) 
 def test_shipped_weights_load_and_stay_small() -> None:
     autoencoder = load_autoencoder()
     assert autoencoder.encode(torch.zeros(1, 1, 256, 256))[0].shape == (1, 4, 32, 32)
+    assert autoencoder.scaling_factor is None
     assert sum(file.stat().st_size for file in MODELS_DIR.iterdir()) < 20e6
+
+
+def test_shipped_weights_compute_what_they_were_trained_for() -> None:
+    autoencoder, images = load_autoencoder(), torch.rand(1, 1, 32, 64)
+    assert isinstance(autoencoder, Autoencoder)
+    features = autoencoder.net.encoder(torch.nn.functional.pixel_unshuffle(2 * images - 1, 4))
+    mean, logvar = autoencoder.encode(images)
+    assert torch.equal(mean, autoencoder.net.quant_conv_mu(features))
+    assert torch.equal(logvar, autoencoder.net.quant_conv_log_sigma(features).clamp(-30, 20))
+    values = torch.nn.functional.pixel_shuffle(autoencoder.net.decode(mean), 4)
+    assert torch.equal(autoencoder.decode(mean), ((values + 1) / 2).clamp(0, 1))
 
 
 def test_posterior_noise_moves_the_latent_by_its_deviation() -> None:

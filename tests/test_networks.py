@@ -6,17 +6,22 @@ import pytest
 import torch
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
+from support import make_weights
 
+from anatodiff.autoencoders import load_autoencoder
 from anatodiff.networks import (
     DIT_SIZES,
     Base,
     DiT,
+    FineTuning,
     build_anatodiff,
     build_dit,
     load_adapter,
     load_base,
+    merge_adapter,
+    merged,
     save_adapter,
-    set_finetuning,
+    split_adapter,
     trained_names,
     with_classes,
 )
@@ -38,6 +43,10 @@ def small_base(**changes: object) -> Base:
 
 X = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 T = torch.tensor([0, 10, 300, 700, 999])
+TUNINGS = [
+    FineTuning("full"), FineTuning("bitfit"), FineTuning(), FineTuning(gamma="linear"), FineTuning("lora"),
+    FineTuning("selora", lora_layers=["qkv", "fc2"]),
+]  # fmt: skip
 PROTOTYPES = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(2))
 
 
@@ -86,10 +95,10 @@ def test_wrong_latent_size_says_what_to_do() -> None:
         small_dit()(torch.zeros(1, 4, 16, 16), torch.tensor([0]))
 
 
-@pytest.mark.parametrize("finetuning", ["difffit", "full"])
+@pytest.mark.parametrize("finetuning", TUNINGS, ids=str)
 @pytest.mark.parametrize("query", ["input", "block"])
 @pytest.mark.parametrize("prototypes", [None, PROTOTYPES])
-def test_step_0_equals_the_base_exactly(finetuning: str, query: str, prototypes: torch.Tensor | None) -> None:
+def test_step_0_equals_the_base_exactly(finetuning: FineTuning, query: str, prototypes: torch.Tensor | None) -> None:
     base = small_base()
     network = build_anatodiff(base, 2, prototypes, finetuning, spm_width=8, spm_query=query)
     expected = base.network(X, T)
@@ -102,7 +111,8 @@ def test_building_leaves_the_base_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in base.network.state_dict().items()}
     network = build_anatodiff(base, 2, PROTOTYPES)
     for parameter in network.parameters():
-        parameter.data += 1
+        if parameter.requires_grad:
+            parameter.data += 1
     after = base.network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -112,7 +122,8 @@ def test_difffit_trains_biases_gammas_labels_and_prototypes_only() -> None:
     network = build_anatodiff(small_base(), 2, PROTOTYPES, spm_width=8)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert all(
-        name.endswith(".bias") or "gamma" in name or name.startswith(("shapes.", "y_embedder.")) for name in names
+        name.endswith(".bias") or "gamma" in name or name.startswith(("shapes.", "y_embedder.")) or ".shape_" in name
+        for name in names
     )
     assert sum("gamma" in name for name in names) == 2 * 4
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
@@ -124,14 +135,44 @@ def test_full_trains_everything_and_an_unknown_mode_is_refused() -> None:
     network = build_anatodiff(small_base(), 2, finetuning="full")
     assert all(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(ValueError, match="'lorra'"):
-        set_finetuning(network, "lorra")
+        build_anatodiff(small_base(), 2, finetuning="lorra")
+
+
+def move_shape_layers(network: DiT) -> None:
+    """Take the layers of the prototypes off zero, as training does."""
+    for name, parameter in network.named_parameters():
+        if ".shape_" in name and name.endswith("weight"):
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+def test_prototypes_learn_only_when_asked(learnable: bool) -> None:
+    network = build_anatodiff(small_base(), 2, PROTOTYPES, spm_width=8, spm_learnable=learnable)
+    move_shape_layers(network)
+    network(X, T).pow(2).sum().backward()
+    assert network.shapes is not None
+    assert (network.shapes.prototypes.grad is not None) == learnable
+    assert "shapes.prototypes" in trained_names(network)  # it travels with the adapter either way
+
+
+def test_full_width_is_that_of_the_network() -> None:
+    network = build_anatodiff(small_base(), 2, PROTOTYPES, spm_width=None)
+    assert network.shapes is not None
+    assert network.shapes.to_key.weight.shape == (32, 32)
+
+
+def test_frozen_parameters_live_once_in_memory() -> None:
+    base = small_base()
+    network = build_anatodiff(base, 2, PROTOTYPES)
+    theirs = dict(base.network.named_parameters())
+    for name, parameter in network.named_parameters():
+        if name in theirs:
+            assert (parameter.data_ptr() == theirs[name].data_ptr()) == (not parameter.requires_grad), name
 
 
 def test_every_trained_parameter_gets_a_gradient_once_the_output_layers_have_moved() -> None:
     network = build_anatodiff(small_base(), 2, PROTOTYPES, spm_width=8)
-    assert network.shapes is not None
-    for layer in [*network.shapes.after_attention, *network.shapes.after_feedforward]:
-        torch.nn.init.normal_(layer.weight, std=0.1)  # type: ignore[arg-type]
+    move_shape_layers(network)
     network(X, T, class_labels=torch.tensor([0, 1, 2, 0, 1])).pow(2).sum().backward()
     idle = [name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert idle == []
@@ -139,14 +180,12 @@ def test_every_trained_parameter_gets_a_gradient_once_the_output_layers_have_mov
 
 def test_prototypes_enter_the_last_blocks_only_and_change_the_output() -> None:
     network = build_anatodiff(small_base(), 2, PROTOTYPES, spm_blocks=2, spm_width=8)
-    assert network.shapes is not None
     seen = []
     for block in network.blocks:
         block.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
     network(X, T)
     before, seen[:] = list(seen), []
-    for layer in [*network.shapes.after_attention, *network.shapes.after_feedforward]:
-        torch.nn.init.normal_(layer.weight, std=0.1)  # type: ignore[arg-type]
+    move_shape_layers(network)
     network(X, T)
     same = [torch.equal(a, b) for a, b in zip(before, seen, strict=True)]
     assert same == [True, True, False, False]
@@ -159,10 +198,9 @@ def test_prototype_attention_is_equation_12() -> None:
     z, theta = network.embed(X), network.embed(PROTOTYPES).reshape(-1, 32)
     q, k, v = z @ shapes.to_query.weight.T, theta @ shapes.to_key.weight.T, theta @ shapes.to_value.weight.T
     expected = shapes.trunk(torch.softmax(q @ k.T / 8**0.5, -1) @ v)
-    torch.testing.assert_close(shapes(z, shapes.memory(network.embed)), expected)
+    torch.testing.assert_close(shapes(z, shapes.memory(network.embed(PROTOTYPES))), expected)
     # The order of the prototypes does not matter.
-    shapes.prototypes = PROTOTYPES.flip(0)
-    torch.testing.assert_close(shapes(z, shapes.memory(network.embed)), expected)
+    torch.testing.assert_close(shapes(z, shapes.memory(network.embed(PROTOTYPES.flip(0)))), expected)
 
 
 @pytest.mark.parametrize("query", ["input", "block"])
@@ -181,7 +219,7 @@ def test_prototypes_fixed_for_a_sampling_run_give_the_same_output(query: str) ->
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"spm_query": "both"}, "spm_query"), ({"spm_blocks": 9}, "choose fewer"), ({"spm_width": 0}, "at least 1")],
+    [({"spm_query": "both"}, "spm_query"), ({"spm_blocks": 9}, "choose 1 to 4"), ({"spm_width": 0}, "at least 1")],
 )
 def test_wrong_prototype_options_are_refused(changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -190,8 +228,7 @@ def test_wrong_prototype_options_are_refused(changes: dict, words: str) -> None:
 
 def test_a_quarter_of_the_blocks_is_the_default() -> None:
     network = build_anatodiff(small_base(depth=8), 2, PROTOTYPES)
-    assert network.shapes is not None
-    assert network.shapes.blocks == 2
+    assert [block.shape_attention is not None for block in network.blocks] == [False] * 6 + [True] * 2
 
 
 def test_new_classes_start_as_the_null_row() -> None:
@@ -201,20 +238,70 @@ def test_new_classes_start_as_the_null_row() -> None:
     assert torch.equal(table, network.y_embedder.embedding_table.weight[-1:].expand(6, -1))
 
 
-def test_adapter_round_trip_gives_the_same_network(small_weights: dict[str, str], tmp_path: Path) -> None:
-    base = load_base(small_weights["base_path"])
-    network = build_anatodiff(base, 2, PROTOTYPES, spm_width=8, spm_query="block", spm_blocks=2).eval()
+def tuned(base: Base, finetuning: FineTuning) -> DiT:
+    """A network as training leaves it: everything that trains has moved."""
+    network = build_anatodiff(base, 2, PROTOTYPES, finetuning, spm_width=8, spm_query="block", spm_blocks=2).eval()
     for parameter in network.parameters():
         if parameter.requires_grad:
-            parameter.data += 0.1
+            parameter.data += 0.1 * torch.rand_like(parameter)
+    return network
+
+
+@pytest.mark.parametrize("finetuning", TUNINGS, ids=str)
+def test_adapter_round_trip_gives_the_same_network(
+    finetuning: FineTuning, small_weights: dict[str, str], tmp_path: Path
+) -> None:
+    base = load_base(small_weights["base_path"])
+    network = tuned(base, finetuning)
     path = tmp_path / "adapter.safetensors"
-    save_adapter(path, network, trained_names(network), base, "difffit", {"classes": ["a", "b"]})
-    adapter = load_adapter(path, base)
+    save_adapter(path, network, trained_names(network), base, finetuning, {"classes": ["a", "b"]})
+    adapter = load_adapter(path, small_weights["base_path"])
     # Frozen as the adapter's network is: torch multiplies matrices another way where a gradient may be asked for.
     assert torch.equal(adapter.network(X, T), network.requires_grad_(False)(X, T))
     assert adapter.classes == ["a", "b"]
-    assert adapter.settings["scale_factor"] == 1.5
+    assert adapter.scale_factor == 1.5
     assert not any(parameter.requires_grad for parameter in adapter.network.parameters())
+
+
+@pytest.mark.parametrize("finetuning", TUNINGS, ids=str)
+def test_merged_weights_are_plain_and_give_the_same_outputs_and_the_adapter_back(
+    finetuning: FineTuning, small_weights: dict[str, str], tmp_path: Path
+) -> None:
+    base = load_base(small_weights["base_path"])
+    network = tuned(base, finetuning)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("adapter", "merged", "again")]
+    save_adapter(paths[0], network, trained_names(network), base, finetuning, {"classes": ["a", "b"]})
+    merge_adapter(paths[0], paths[1], small_weights["base_path"])
+    whole = load_adapter(paths[1]).network  # no base is needed
+    names = {name for name in whole.state_dict() if not name.startswith("shapes.") and ".shape_" not in name}
+    assert names == set(base.network.state_dict())
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(whole(X, T, None, labels), network(X, T, None, labels), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merged(network)(X, T, None, labels), whole(X, T, None, labels))
+    split_adapter(paths[1], paths[2])
+    assert paths[2].read_bytes() == paths[0].read_bytes()
+
+
+def test_merged_weights_without_prototypes_are_a_base_again(small_weights: dict[str, str], tmp_path: Path) -> None:
+    base = load_base(small_weights["base_path"])
+    network = build_anatodiff(base, 2, finetuning=FineTuning("lora"))
+    paths = [tmp_path / f"{name}.safetensors" for name in ("adapter", "merged")]
+    save_adapter(paths[0], network, trained_names(network), base, FineTuning("lora"), {"classes": ["a", "b"]})
+    merge_adapter(paths[0], paths[1], small_weights["base_path"])
+    again = load_base(paths[1])
+    assert again.classes == ["a", "b"]
+    torch.testing.assert_close(again.network(X, T), network(X, T))
+
+
+@pytest.mark.parametrize("query", ["input", "block", None])
+def test_torchscript_gives_the_same_outputs(query: str | None) -> None:
+    prototypes = None if query is None else PROTOTYPES
+    network = build_anatodiff(small_base(), 2, prototypes, spm_width=8, spm_query=query or "input").eval()
+    move_shape_layers(network)
+    script = torch.jit.script(merged(network))
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(script(X, T, None, labels), network(X, T, None, labels))
+    torch.testing.assert_close(script(X), network(X, torch.zeros(5)))
 
 
 def test_adapter_of_another_base_and_base_of_another_autoencoder_are_refused(
@@ -223,11 +310,15 @@ def test_adapter_of_another_base_and_base_of_another_autoencoder_are_refused(
     base = load_base(small_weights["base_path"])
     network = build_anatodiff(base, 1)
     path = tmp_path / "adapter.safetensors"
-    save_adapter(path, network, trained_names(network), base, "difffit", {"classes": ["a"]})
+    save_adapter(path, network, trained_names(network), base, FineTuning(), {"classes": ["a"]})
+    other = make_weights(tmp_path, seed=1)
     with pytest.raises(WeightsError, match="another base"):
-        load_adapter(path, small_base())
-    with pytest.raises(WeightsError, match="another autoencoder"):
-        load_base(small_weights["base_path"], autoencoder_sha256="0" * 64)
+        load_adapter(path, other["base_path"])
+    for load in (load_adapter, load_base):
+        with pytest.raises(WeightsError, match="another autoencoder"):
+            load(other["base_path"] if load is load_base else path, autoencoder=load_autoencoder())
+    with pytest.raises(WeightsError, match="predicts 'epsilon', not 'flow'"):
+        load_base(small_weights["base_path"], prediction="flow")
     with pytest.raises(WeightsError, match="kind 'dit'"):
         load_base(path)
     with pytest.raises(WeightsError, match="no such weights file"):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, make_weights, options_for, run_workflow
+from support import ROOT, make_features, make_weights, options_for, run_workflow
 
 from anatodiff.data import read_radiograph
 from anatodiff.weights import load_weights
 
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
-# "@images": other images.
+# "@images": other images, "@features": another network of features.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -25,19 +25,26 @@ TRAINING = {
 DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1,
     "label_dropout": 1.0, "sampler": "ddpm", "sampling_steps": 2, "preview_steps": 3, "guidance_scale": 1.0,
+    "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "accumulation_steps": 2,
 }  # fmt: skip
 FOLDERS = (
     "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",
 )  # fmt: skip
-PROTOTYPES = {"n_prototypes": 3, "threshold": 190, "base_path": "@weights"}
+PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density_peak"}
 CHANGES: dict[str, dict[str, Any]] = {
     "train": {
-        **TRAINING, **DIFFUSION, **PROTOTYPES, "finetuning": "full", "spm_blocks": 3, "spm_width": 4,
-        "spm_query": "block", "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
-        "topology_channels": "all", "topology_essential": "none", "samples_per_class": 2,
+        **TRAINING, **DIFFUSION, **PROTOTYPES, "base_path": "@weights", "prediction": "flow",
+        "finetuning": "bitfit", "gamma": "linear", "lora_rank": 3, "lora_scale": 2.0, "lora_layers": ["fc1"],
+        "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
+        "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
+        "topology_channels": "mean", "topology_n_random": 3, "topology_essential": "none", "topology_time": "signal",
+        "topology_until": 0.4, "samples_per_class": 2,
     },
     "prepare": {**{key: TRAINING[key] for key in FOLDERS}, **PROTOTYPES, "autoencoder_path": "@weights"},
-    "pretrain": {**TRAINING, **DIFFUSION, "timesteps": 500, "size": "DiT-XS/4", "weights_path": "@new"},
+    "pretrain": {
+        **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "v",
+        "zero_terminal_snr": True, "size": "DiT-XS/4", "weights_path": "@new",
+    },
     "train_autoencoder": {
         **TRAINING, "fold": 8, "channels": [8, 12], "latent_channels": 3, "num_res_blocks": 2, "norm_num_groups": 2,
         "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "weights_path": "@new",
@@ -45,7 +52,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "inference": {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
         "dataset_dir": "@new", "seed": 7, "sampler": "ddpm", "sampling_steps": 2, "guidance_scale": 1.0,
-        "samples_per_class": 2, "formats": ["nii.gz"],
+        "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "samples_per_class": 2,
+        "formats": ["nii.gz"],
+    },
+    "evaluate": {
+        **{key: TRAINING[key] for key in FOLDERS}, "samples_dir": "@images", "run_dir": "@new",
+        "autoencoder_path": "@weights", "features_path": "@features", "feature_channels": 1, "feature_size": 32,
+        "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "neighbours": 2,
     },
 }  # fmt: skip
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
@@ -54,17 +67,30 @@ ELSEWHERE = {"bundle_root", "device", "overwrite"}
 # What cannot fit the weights at hand is refused, and the refusal is what the option changes.
 REFUSED = {
     ("train", "image_size"): "set image_size", ("train", "autoencoder_path"): "another autoencoder",
-    ("train", "base_path"): "another autoencoder", ("prepare", "autoencoder_path"): "another autoencoder",
-    ("prepare", "base_path"): "another autoencoder", ("inference", "autoencoder_path"): "another autoencoder",
+    ("train", "base_path"): "another autoencoder",
+    ("train", "prediction"): "predicts 'epsilon', not 'flow'", ("inference", "autoencoder_path"): "another autoencoder",
     ("inference", "base_path"): "another autoencoder", ("inference", "adapter_path"): "no such weights file",
-    ("inference", "run_dir"): "no such weights file",
+    ("inference", "run_dir"): "no such weights file", ("evaluate", "feature_channels"): "set feature_channels",
 }  # fmt: skip
+
+
+def context(option: str) -> tuple[str, dict[str, Any]]:
+    """Where an option is read: most everywhere, some only beside another one. Returns its name and those others."""
+    if option == "phantom_images":
+        return "phantoms", {"dataset_dir": None, "phantom_images": 20}
+    if option.startswith("feature"):
+        return "features", {"features_path": "@features", "autoencoder_path": None}
+    if option.startswith("lora_"):
+        return "lora", {"finetuning": "lora"}
+    if option.startswith("selora_"):
+        return "selora", {"finetuning": "selora", "lora_rank": 4, "selora_every": 1, "selora_threshold": 1.0001}
+    return ("v", {"prediction": "v"}) if option == "zero_terminal_snr" else ("", {})
 
 
 def simple_options(name: str) -> set[str]:
     """The options of a config: top-level keys that are no components."""
     config = json.loads((ROOT / "configs" / f"{name}.json").read_text())
-    parts = {"initialize", "run", "training", "handlers", "network", "network_def"}
+    parts = {"initialize", "run", "training", "handlers", "network", "network_def", "schedule"}
     return {key for key, value in config.items() if key not in parts and not isinstance(value, dict)}
 
 
@@ -78,7 +104,7 @@ Seen = tuple[dict[str, str], list[str]]
 
 
 @pytest.fixture(scope="module")
-def baselines() -> dict[tuple[str, bool], Seen]:
+def baselines() -> dict[tuple[str, str], Seen]:
     """What the unchanged workflows show, filled by the first test that asks."""
     return {}
 
@@ -123,6 +149,8 @@ def content(file: Path) -> bytes:
     if file.name.endswith((".dcm", ".png", ".nii.gz")):
         return read_radiograph(file).pixels.tobytes() if "samples" in file.parts else file.read_bytes()
     kinds = {"adapter": "adapter", "dit": "dit", "autoencoder": "autoencoder"}
+    if file.name == "evaluation.json":
+        return json.dumps(json.loads(file.read_text())["measures"]).encode()
     if file.stem not in kinds:
         return file.read_bytes()
     weights = load_weights(file, kinds[file.stem])
@@ -138,31 +166,33 @@ CASES = [(name, option) for name, changes in CHANGES.items() for option in chang
 def test_option_changes_something(
     name: str,
     option: str,
-    baselines: dict[tuple[str, bool], Seen],
+    baselines: dict[tuple[str, str], Seen],
     small_images: Path,
     small_weights: dict[str, str],
     run_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    on_phantoms = option == "phantom_images"  # read only where no folder is given
+    needs, others = context(option)
 
     def given(root: Path) -> dict[str, Any]:
-        options: dict[str, Any] = options_for(name, small_images, small_weights, root)
+        options: dict[str, Any] = options_for(name, small_images, small_weights, root) | others
         if name == "inference":
             options["run_dir"] = str(run_dir)
-        if on_phantoms:
-            options |= {"dataset_dir": None, "phantom_images": 16}
+        if needs == "features":
+            options["features_path"] = make_features(tmp_path_factory.mktemp("network"), seed=0)
         return options
 
-    if (name, on_phantoms) not in baselines:
+    if (name, needs) not in baselines:
         root = tmp_path_factory.mktemp("baseline")
-        baselines[name, on_phantoms] = observe(name, root, given(root))
+        baselines[name, needs] = observe(name, root, given(root))
     root = tmp_path_factory.mktemp("changed")
     value = CHANGES[name][option]
     if value == "@weights":
         value = make_weights(tmp_path_factory.mktemp("other"), seed=1)[option]
     elif value == "@new":
         value = str(root / "elsewhere" / "file.safetensors") if option.endswith("_path") else str(root / "elsewhere")
+    elif value == "@features":
+        value = make_features(tmp_path_factory.mktemp("network"), seed=1)
     elif value == "@images":
         value = other_images(small_images, tmp_path_factory.mktemp("images"))
     options = given(root) | {option: value}
@@ -170,7 +200,7 @@ def test_option_changes_something(
         with pytest.raises(ValueError, match=REFUSED[name, option]):
             observe(name, root, options)
     else:
-        assert observe(name, root, options) != baselines[name, on_phantoms]
+        assert observe(name, root, options) != baselines[name, needs]
 
 
 @pytest.mark.parametrize("name", list(CHANGES))

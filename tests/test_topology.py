@@ -271,6 +271,30 @@ def test_channels() -> None:
     torch.testing.assert_close(loss(x, y), drawn[0])
 
 
+def test_several_random_channels_a_given_one_and_the_mean() -> None:
+    generator = torch.Generator().manual_seed(5)
+    x, y = torch.randn(2, 4, 3, 6, 6, generator=generator)
+    each = torch.stack([TopologicalWassersteinLoss(reduction="none", channels=c)(x, y) for c in range(3)], dim=1)
+    channel = torch.tensor([[2, 0], [0, 1], [1, 2], [1, 0]])
+    two = TopologicalWassersteinLoss(reduction="none", n_random=2)
+    torch.testing.assert_close(two(x, y, channel), each.gather(1, channel).sum(dim=1))
+    drawn = two(x, y)  # two different ones of the three, whichever
+    pairs = torch.stack([each[:, a] + each[:, b] for a, b in ((0, 1), (0, 2), (1, 2))], dim=1)
+    assert torch.isclose(drawn[:, None], pairs, rtol=1e-5).any(dim=1).all()
+    mean = TopologicalWassersteinLoss(reduction="none", channels="mean")(x, y)
+    one = TopologicalWassersteinLoss(reduction="none", channels="all")
+    torch.testing.assert_close(mean, one(x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"n_random": 4}, "n_random=4 channels of 3"), ({"channels": 3}, r"outside 0\.\.2")],
+)
+def test_more_channels_than_there_are_is_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TopologicalWassersteinLoss(**settings)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
 def test_only_the_chosen_channel_receives_a_gradient() -> None:
     x, y = (draw((2, 3, 6, 6), "distinct", seed) for seed in (1, 2))
     x.requires_grad_()
@@ -318,6 +342,9 @@ def test_non_finite_values_are_refused_and_located(bad: float, which: str) -> No
         ({"homology": (0, 0)}, "homology"),
         ({"ground_norm": 3}, "ground_norm=3 is not one of 1, 2, 'inf'"),
         ({"channels": "first"}, "channels='first'"),
+        ({"channels": -1}, "channels=-1"),
+        ({"channels": "all", "n_random": 2}, "n_random=2"),
+        ({"n_random": 0}, "n_random=0"),
         ({"reduction": "batchmean"}, "reduction='batchmean'"),
         ({"essential": "death"}, "essential='death'"),
     ],
@@ -335,8 +362,8 @@ def test_unknown_settings_are_refused(arguments: dict, message: str) -> None:
         ((0, 1, 4, 4), (0, 1, 4, 4), None, "not empty"),
         ((2, 3, 4, 4), (2, 3, 4, 4), torch.tensor([0, 3]), r"outside 0\.\.2"),
         ((2, 3, 4, 4), (2, 3, 4, 4), torch.tensor([0, -1]), r"outside 0\.\.2"),
-        ((2, 3, 4, 4), (2, 3, 4, 4), torch.tensor([0]), r"integers of shape \(2,\)"),
-        ((2, 3, 4, 4), (2, 3, 4, 4), torch.tensor([0.0, 1.0]), r"integers of shape \(2,\)"),
+        ((2, 3, 4, 4), (2, 3, 4, 4), torch.tensor([0]), r"integers of shape \(2, 1\)"),
+        ((2, 3, 4, 4), (2, 3, 4, 4), torch.tensor([0.0, 1.0]), r"integers of shape \(2, 1\)"),
     ],
 )
 def test_unfit_tensors_are_refused(input_shape, target_shape, channel, message: str) -> None:

@@ -6,19 +6,21 @@ JSON in the header, so that one file is enough to rebuild the network.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from anatodiff.files import replaced_when_whole, sha256_of
 
 HEADER_KEY = "anatodiff"
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+NESTED = ("ema", "model", "state_dict", "net")  # where training checkpoints keep the weights, best first
 # The repository's root is the bundle's root: bundle/anatodiff/weights.py -> models/
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 
@@ -73,7 +75,7 @@ def load_weights(path: str | Path, kind: str) -> Weights:
 
     Args:
         path: file to read.
-        kind: what its settings must call it: "autoencoder", "dit" or "adapter".
+        kind: what its settings must call it: "autoencoder", "dit", "adapter" or "merged".
 
     Returns:
         tensors (floating point in float32), settings and the file's hash.
@@ -81,25 +83,61 @@ def load_weights(path: str | Path, kind: str) -> Weights:
     Raises:
         WeightsError: the file is missing, is no safetensors file, or is of another kind.
     """
+    weights = read_weights(path, f"a .safetensors file of kind {kind!r}")
+    if weights.settings.get("kind") != kind:
+        found = weights.settings.get("kind", "a file without AnatoDiff's header")
+        raise WeightsError(f"{path}: expected weights of kind {kind!r}, found {found}; give the right file")
+    return weights
+
+
+def read_weights(path: str | Path, wanted: str) -> Weights:
+    """Read any file of tensors: ours, another's safetensors, or a state dict that `torch.save` wrote.
+
+    Args:
+        path: file to read. A pickle is read with `weights_only`; of a training checkpoint the moving average ("ema")
+            is taken, else "model", "state_dict" or "net".
+        wanted: what the caller needs, for the message if there is no file.
+
+    Returns:
+        tensors (floating point in float32), settings (empty without our header) and the file's hash.
+
+    Raises:
+        WeightsError: the file is missing or cannot be read.
+    """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file; give the path of a .safetensors file of kind {kind!r}")
-    data = path.read_bytes()
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path}: not a safetensors file ({error}); copy it again or make it anew") from error
-    settings = json.loads(header.get(HEADER_KEY, "{}"))
-    if settings.get("kind") != kind:
-        found = settings.get("kind", "a file without AnatoDiff's header")
-        raise WeightsError(f"{path}: expected weights of kind {kind!r}, found {found}; give the right file")
+        raise WeightsError(f"{path}: no such weights file; give the path of {wanted}")
+    tensors, settings = _read_pickled(path) if path.suffix in PICKLED else _read_safetensors(path)
     # Copied into torch's own memory: kernels round differently on the unaligned buffer of the file.
     tensors = {
         name: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
         for name, tensor in tensors.items()
     }
-    return Weights(tensors, settings, hashlib.sha256(data).hexdigest())
+    return Weights(tensors, settings, sha256_of(path))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            settings = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, settings  # noqa: SIM118 - no mapping
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error}); copy it again or make it anew") from error
+
+
+def _read_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: not a plain state dict ({reason}); save its tensors alone") from error
+    for key in NESTED:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path}: holds no state dict; save one by torch.save(network.state_dict(), path)")
+    return state, {}
 
 
 def shipped(name: str) -> Path:

@@ -1,14 +1,23 @@
-"""The autoencoder and the latent cache."""
+"""The autoencoders, our own and published ones, and the latent cache."""
 
-from anatodiff.autoencoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
+from anatodiff.autoencoders.autoencoder import Autoencoder, save_autoencoder
+from anatodiff.autoencoders.codec import LatentCodec
 from anatodiff.autoencoders.latent_cache import ImageDataset, LatentDataset, encode_all, latent_scale
+from anatodiff.autoencoders.load import load_autoencoder
+from anatodiff.autoencoders.monai_generative import read_monai_generative
+from anatodiff.autoencoders.stable_diffusion import StableDiffusionAutoencoder
+from anatodiff.autoencoders.tiny import TinyAutoencoder
 
 __all__ = [
     "Autoencoder",
     "ImageDataset",
+    "LatentCodec",
     "LatentDataset",
+    "StableDiffusionAutoencoder",
+    "TinyAutoencoder",
     "encode_all",
     "latent_scale",
     "load_autoencoder",
+    "read_monai_generative",
     "save_autoencoder",
 ]

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from anatodiff.autoencoders.autoencoder import Autoencoder
+from anatodiff.autoencoders.codec import LatentCodec
 from anatodiff.files import replaced_when_whole, sha256_of
+from anatodiff.parallel import main_first
 from anatodiff.transforms import radiograph_transforms
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class LatentDataset(ImageDataset):
         items: Sequence[dict[str, Any]],
         image_size: int,
         cache_dir: str | Path,
-        autoencoder: Autoencoder,
+        autoencoder: LatentCodec,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(items, image_size, cache_dir)
@@ -100,7 +101,7 @@ class LatentDataset(ImageDataset):
 @torch.no_grad()
 def encode_all(
     images: torch.Tensor,
-    autoencoder: Autoencoder,
+    autoencoder: LatentCodec,
     device: str | torch.device = "cpu",
 ) -> dict[str, torch.Tensor]:
     """Encode images in batches.
@@ -115,10 +116,8 @@ def encode_all(
     """
     autoencoder = autoencoder.to(device)
     pairs = [autoencoder.encode(batch.float().to(device)) for batch in tqdm(images.split(ENCODE_BATCH), "encoding")]
-    return {
-        "mean": torch.cat([mean.cpu() for mean, _ in pairs]),
-        "logvar": torch.cat([logvar.cpu() for _, logvar in pairs]),
-    }
+    mean, logvar = (torch.cat([half.cpu() for half in halves]) for halves in zip(*pairs, strict=True))
+    return {"mean": mean.contiguous(), "logvar": logvar.contiguous()}  # a file takes no other order
 
 
 def latent_scale(dataset: LatentDataset) -> float:
@@ -139,13 +138,22 @@ def _key(parts: list[Any]) -> str:
 
 
 def _cached(path: Path, compute: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors of `path`, or compute and write them; a damaged file is made anew."""
-    if path.is_file():
-        try:
-            return {name: tensor.clone() for name, tensor in load_file(path).items()}
-        except (SafetensorError, OSError) as error:
-            logger.warning("cache %s is damaged (%s): making it anew", path.name, error)
-    tensors = compute()
-    with replaced_when_whole(path) as temporary:
-        save_file(tensors, temporary)
-    return tensors
+    """Return the tensors of `path`, or compute and write them; of several processes one does, the others read."""
+    with main_first():
+        stored = _stored(path)
+        if stored is None:
+            stored = compute()
+            with replaced_when_whole(path) as temporary:
+                save_file(stored, temporary)
+        return stored
+
+
+def _stored(path: Path) -> dict[str, torch.Tensor] | None:
+    """Read a cache file; a damaged one is as good as none."""
+    if not path.is_file():
+        return None
+    try:
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        logger.warning("cache %s is damaged (%s): making it anew", path.name, error)
+        return None

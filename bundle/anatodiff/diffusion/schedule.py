@@ -1,45 +1,91 @@
-"""The noise schedule and what follows from it in closed form."""
+"""The noise schedule, what a network predicts on it, and what follows in closed form."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-REFERENCE_STEPS = 1000  # the number of steps that the usual betas are meant for
+PREDICTIONS = ("epsilon", "v", "flow")
 
 
 class NoiseSchedule(nn.Module):
-    """A discrete noise schedule: q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), AnatoDiff eq. 1-2.
+    """A discrete noise schedule x_t = alpha_t x_0 + sigma_t eps, from almost clean to almost or wholly noise.
+
+    With alpha^2 = abar and sigma^2 = 1 - abar it is AnatoDiff's eq. 1-2; with alpha + sigma = 1 it is a rectified flow.
+    The steps between two times s < t are those of any such pair (Kingma et al., appendix A):
+    alpha_ts = alpha_t / alpha_s, sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2, which for the first kind is beta_t.
 
     Args:
-        alphas_bar: (T,) cumulative products of 1 - beta, float64, falling, in (0, 1).
-        timesteps: (T,) the time that the network is told at each of them; None: 0 .. T-1.
+        alphas: (T,) share of the signal, float64, falling, in [0, 1).
+        sigmas: (T,) share of the noise, float64, rising, in (0, 1].
+        timesteps: (T,) the time that the network is told at each of them.
+        prediction: what the network predicts: "epsilon" the noise, "v" the velocity alpha eps - sigma x_0 (Salimans
+            and Ho), "flow" the direction x_0 - eps (Liu et al.; SiT's sign).
+
+    Raises:
+        ValueError: the shares do not fall and rise, or noise is predicted where no signal is left.
 
     References:
-        Ho et al., https://arxiv.org/abs/2006.11239; Nichol and Dhariwal, https://arxiv.org/abs/2102.09672
+        Ho et al., https://arxiv.org/abs/2006.11239; Nichol and Dhariwal, https://arxiv.org/abs/2102.09672; Salimans
+        and Ho, https://arxiv.org/abs/2202.00512; Liu et al., https://arxiv.org/abs/2209.03003; Ma et al., "SiT",
+        https://arxiv.org/abs/2401.08740; Kingma et al., https://arxiv.org/abs/2107.00630
     """
 
-    alphas_bar: torch.Tensor
-    alphas_bar_previous: torch.Tensor
-    betas: torch.Tensor
-    posterior_variance: torch.Tensor
+    alphas: torch.Tensor
+    sigmas: torch.Tensor
     timesteps: torch.Tensor
+    levels: torch.Tensor
 
-    def __init__(self, alphas_bar: torch.Tensor, timesteps: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        alphas: torch.Tensor,
+        sigmas: torch.Tensor,
+        timesteps: torch.Tensor,
+        prediction: str = "epsilon",
+        levels: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
-        alphas_bar = alphas_bar.double()
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
-        if not bool(((alphas_bar > 0) & (alphas_bar < previous)).all()):
-            raise ValueError("alphas_bar must fall strictly inside (0, 1); check the schedule's betas")
-        betas = 1 - alphas_bar / previous
-        self.register_buffer("alphas_bar", alphas_bar)
-        self.register_buffer("alphas_bar_previous", previous)
-        self.register_buffer("betas", betas)
-        self.register_buffer("posterior_variance", betas * (1 - previous) / (1 - alphas_bar))
-        self.register_buffer("timesteps", torch.arange(len(alphas_bar)) if timesteps is None else timesteps)
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}")
+        alphas, sigmas = alphas.double(), sigmas.double()
+        falls = bool((alphas.diff() < 0).all() and (sigmas.diff() > 0).all())
+        if not falls or not 0 <= float(alphas[-1]) <= float(alphas[0]) < 1 or not 0 < float(sigmas[0]):
+            raise ValueError("alphas must fall and sigmas rise strictly inside [0, 1]; check the schedule's betas")
+        if prediction == "epsilon" and float(alphas[-1]) == 0:
+            raise ValueError(
+                "with zero terminal signal-to-noise ratio the noise does not tell the image; use prediction 'v'"
+            )
+        self.prediction = prediction
+        self.register_buffer("alphas", alphas)
+        self.register_buffer("sigmas", sigmas)
+        self.register_buffer("timesteps", timesteps)
+        # Where in the schedule a step stands, above 0 (clean) to 1 (noise), whatever the network is told.
+        share = torch.arange(1, len(alphas) + 1, dtype=torch.float64) / len(alphas)
+        self.register_buffer("levels", share if levels is None else levels)
 
     def __len__(self) -> int:
-        return len(self.alphas_bar)
+        return len(self.alphas)
+
+    @property
+    def alphas_bar(self) -> torch.Tensor:
+        """The squared share of the signal, (T,): abar_t of a variance-preserving schedule."""
+        return self.alphas**2
+
+    @property
+    def step_variance(self) -> torch.Tensor:
+        """The noise that one step adds, sigma_ts^2, (T,): beta_t of a variance-preserving schedule."""
+        before_alpha, before_sigma = self._before()
+        return self.sigmas**2 - (self.alphas / before_alpha * before_sigma) ** 2
+
+    @property
+    def posterior_variance(self) -> torch.Tensor:
+        """The variance of q(x_s | x_t, x_0), (T,): 0 at the first step."""
+        return self.step_variance * (self._before()[1] / self.sigmas) ** 2
+
+    def _before(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha_s and sigma_s of the next cleaner step; before the first all is signal."""
+        first = self.alphas.new_ones(1)
+        return torch.cat([first, self.alphas[:-1]]), torch.cat([0 * first, self.sigmas[:-1]])
 
     def at(self, values: torch.Tensor, index: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Pick schedule values for a batch, ready to multiply images.
@@ -55,7 +101,7 @@ class NoiseSchedule(nn.Module):
         return values[index].to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
     def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Noise clean latents: x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps (inside AnatoDiff eq. 5).
+        """Noise clean latents: x_t = alpha x_0 + sigma eps (inside AnatoDiff eq. 5).
 
         Args:
             x0: (B, C, h, w) clean, scaled latents.
@@ -65,25 +111,55 @@ class NoiseSchedule(nn.Module):
         Returns:
             (B, C, h, w) noised latents.
         """
-        signal = self.at(self.alphas_bar.sqrt(), index, x0)
-        return signal * x0 + self.at((1 - self.alphas_bar).sqrt(), index, x0) * noise  # (B, C, h, w)
+        return self.at(self.alphas, index, x0) * x0 + self.at(self.sigmas, index, x0) * noise  # (B, C, h, w)
 
-    def estimate_x0(self, x_t: torch.Tensor, noise: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Estimate the clean latents in one step: x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar).
+    def target(self, x0: torch.Tensor, noise: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """What the network should say.
 
         Args:
-            x_t: (B, C, h, w) noised latents.
-            noise: (B, C, h, w) predicted noise.
+            x0: (B, C, h, w) clean, scaled latents.
+            noise: (B, C, h, w) the noise that was added.
             index: (B,) positions in the schedule.
 
         Returns:
-            (B, C, h, w) estimate of x_0.
+            (B, C, h, w) noise, v or flow.
         """
-        remove = self.at((1 - self.alphas_bar).sqrt(), index, x_t)
-        return (x_t - remove * noise) / self.at(self.alphas_bar.sqrt(), index, x_t)  # (B, C, h, w)
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "flow":
+            return x0 - noise  # (B, C, h, w)
+        return self.at(self.alphas, index, x0) * noise - self.at(self.sigmas, index, x0) * x0  # (B, C, h, w)
+
+    def split(
+        self,
+        x_t: torch.Tensor,
+        said: torch.Tensor,
+        index: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take noised latents apart by what the network says of them, in one step.
+
+        For "epsilon" it is x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar), AnatoDiff's one-step estimate.
+
+        Args:
+            x_t: (B, C, h, w) noised latents.
+            said: (B, C, h, w) prediction.
+            index: (B,) positions in the schedule.
+
+        Returns:
+            estimates of x_0 and of the noise, each (B, C, h, w).
+        """
+        alpha, sigma = self.at(self.alphas, index, x_t), self.at(self.sigmas, index, x_t)  # 2 x (B, 1, 1, 1)
+        if self.prediction == "epsilon":
+            return (x_t - sigma * said) / alpha, said
+        # With u = x_0 - eps and v = alpha eps - sigma x_0, x_t = alpha x_0 + sigma eps is solved for both unknowns.
+        if self.prediction == "flow":
+            total = alpha + sigma  # (B, 1, 1, 1)
+            return (x_t + sigma * said) / total, (x_t - alpha * said) / total
+        power = alpha**2 + sigma**2  # (B, 1, 1, 1)
+        return (alpha * x_t - sigma * said) / power, (sigma * x_t + alpha * said) / power
 
     def posterior_mean(self, x_t: torch.Tensor, x0: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0) (Ho et al. eq. 7).
+        """Mean of q(x_s | x_t, x_0), s the next cleaner step (Ho et al. eq. 7).
 
         Args:
             x_t: (B, C, h, w) noised latents.
@@ -93,9 +169,9 @@ class NoiseSchedule(nn.Module):
         Returns:
             (B, C, h, w) mean.
         """
-        before = self.alphas_bar_previous
-        of_x0 = self.at(before.sqrt() * self.betas / (1 - self.alphas_bar), index, x_t)
-        of_xt = self.at((1 - self.betas).sqrt() * (1 - before) / (1 - self.alphas_bar), index, x_t)
+        before_alpha, before_sigma = self._before()
+        of_x0 = self.at(before_alpha * self.step_variance / self.sigmas**2, index, x_t)
+        of_xt = self.at(self.alphas / before_alpha * (before_sigma / self.sigmas) ** 2, index, x_t)
         return of_x0 * x0 + of_xt * x_t  # (B, C, h, w)
 
     def log_variance(self, fraction: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -106,17 +182,17 @@ class NoiseSchedule(nn.Module):
             index: (B,) positions in the schedule.
 
         Returns:
-            (B, C, h, w) log-variance of p(x_{t-1} | x_t).
+            (B, C, h, w) log-variance of p(x_s | x_t).
         """
         low = self.at(self.log_posterior_variance(), index, fraction)
-        high = self.at(self.betas.log(), index, fraction)
+        high = self.at(self.step_variance.log(), index, fraction)
         weight = (fraction + 1) / 2
         return weight * high + (1 - weight) * low  # (B, C, h, w)
 
     def log_posterior_variance(self) -> torch.Tensor:
-        """Log of the posterior variance; at t = 0, where it is 0, the next one stands in (as Nichol and Dhariwal)."""
+        """Log of the posterior variance; at the first step, where it is 0, the next one stands in (as in DDPM)."""
         variance = self.posterior_variance.clone()
-        variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
+        variance[0] = variance[1] if len(variance) > 1 else self.step_variance[0]
         return variance.log()
 
     def respaced(self, steps: int) -> NoiseSchedule:
@@ -132,24 +208,6 @@ class NoiseSchedule(nn.Module):
         if not 1 <= steps <= total:
             raise ValueError(f"sampling steps must be 1 to {total}, got {steps}; choose e.g. 50")
         # One step must start at the noisiest time, so count down from the end.
-        kept = torch.linspace(total - 1, 0, steps).round().long().flip(0)
-        return NoiseSchedule(self.alphas_bar[kept].cpu(), self.timesteps[kept].cpu()).to(self.alphas_bar.device)
-
-
-def linear_schedule(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """Build the linear schedule of DDPM and DiT; the betas grow with 1000 / T, so that it always ends in pure noise.
-
-    Args:
-        timesteps: number of steps T, at least 21.
-        beta_start: first noise variance at T = 1000.
-        beta_end: last noise variance at T = 1000.
-
-    Returns:
-        the schedule.
-    """
-    scale = REFERENCE_STEPS / timesteps
-    if not 0 < scale * beta_end < 1:
-        least = int(REFERENCE_STEPS * beta_end) + 1
-        raise ValueError(f"timesteps must be at least {least}, got {timesteps}; 1000 is usual")
-    betas = scale * torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
-    return NoiseSchedule((1 - betas).cumprod(0))
+        kept = torch.linspace(total - 1, 0, steps).round().long().flip(0).to(self.alphas.device)
+        parts = (self.alphas[kept], self.sigmas[kept], self.timesteps[kept])
+        return NoiseSchedule(*parts, self.prediction, self.levels[kept])

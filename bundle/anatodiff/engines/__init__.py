@@ -4,13 +4,14 @@ from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints
 from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
-from anatodiff.engines.handlers import LossLog, LossTerms, ProgressGrid, ReconstructionGrid
+from anatodiff.engines.growth import GrowRanks
+from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
-from anatodiff.engines.prepare import Preparation, Prototypes, dataset_folder, shape_prototypes
+from anatodiff.engines.prepare import Preparation, Prototypes, dataset_folder, latents_of, shape_prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
-from anatodiff.engines.workflow import choose_device, start_workflow
+from anatodiff.engines.workflow import choose_device, choose_precision, start_processes, start_workflow, stop_processes
 
 __all__ = [
     "AutoencoderResult",
@@ -18,9 +19,9 @@ __all__ = [
     "DiffusionBatch",
     "FineTuneResult",
     "FixedBatches",
+    "GrowRanks",
     "LearningRate",
     "LossLog",
-    "LossTerms",
     "NoisePredictionInferer",
     "Preparation",
     "PretrainResult",
@@ -33,15 +34,20 @@ __all__ = [
     "SampleWriter",
     "SamplingInferer",
     "StepBatches",
+    "TensorBoardLog",
     "TrainedEMA",
     "UpdateEMA",
     "ValidationLog",
     "ValidationLoss",
     "choose_device",
+    "choose_precision",
     "dataset_folder",
     "is_lower",
+    "latents_of",
     "sample",
     "sampling_batch",
     "shape_prototypes",
+    "start_processes",
     "start_workflow",
+    "stop_processes",
 ]

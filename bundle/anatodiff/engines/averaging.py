@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 
 
@@ -11,7 +11,7 @@ class TrainedEMA(EMAHandler):
     """Ignite's moving average, kept off the frozen parameters.
 
     Averaging a frozen weight with itself rounds it, step by step, away from the base, and the average would no longer
-    be the base plus the adapter.
+    be the base plus the adapter. So frozen parameters are not only left alone but shared: they need no second copy.
 
     Args:
         model: network in training.
@@ -20,12 +20,17 @@ class TrainedEMA(EMAHandler):
 
     def __init__(self, model: torch.nn.Module, momentum: float) -> None:
         super().__init__(model, momentum=momentum)
+        for average, parameter in zip(self.ema_model.parameters(), self.model.parameters(), strict=True):
+            if not parameter.requires_grad:
+                average.data = parameter.data
 
     @torch.no_grad()
     def _update_ema_model(self, engine: Engine, name: str) -> None:
         for average, parameter in zip(self.ema_model.parameters(), self.model.parameters(), strict=True):
             if parameter.requires_grad:
                 average.lerp_(parameter, self.momentum)
+        for kept, buffer in zip(self.ema_model.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
 
 
 class UpdateEMA:
@@ -33,11 +38,12 @@ class UpdateEMA:
 
     Args:
         ema: moving average, which validation, pictures and checkpoints share.
+        accumulation_steps: batches per optimiser step.
     """
 
-    def __init__(self, ema: TrainedEMA) -> None:
-        self.ema = ema
+    def __init__(self, ema: TrainedEMA, accumulation_steps: int = 1) -> None:
+        self.ema, self.accumulation_steps = ema, accumulation_steps
 
     def attach(self, engine: Engine) -> None:
         """Hook into a trainer; attach before the checkpoints, so that both are of the same step."""
-        self.ema.attach(engine)
+        self.ema.attach(engine, event=Events.ITERATION_COMPLETED(every=self.accumulation_steps))

@@ -9,6 +9,7 @@ import torch
 
 from anatodiff.diffusion import NoiseSchedule, batch_indices, normal_each, uniform_each
 from anatodiff.losses import DiffusionTarget
+from anatodiff.parallel import world
 
 # What MONAI's engines expect of prepare_batch: inputs, targets, and arguments of the inferer.
 EngineBatch = tuple[torch.Tensor, Any, tuple, dict[str, Any]]
@@ -27,13 +28,17 @@ class Gathers(Protocol):
 class StepBatches:
     """Endless batches of training steps; step k is the same whenever and wherever it is asked for.
 
+    Several processes share each batch: every one of them takes its part of the same positions.
+
     Args:
         dataset: rows to draw from.
-        batch_size: images per step.
+        batch_size: images per step, over all processes.
         seed: the run's seed.
     """
 
     def __init__(self, dataset: Gathers, batch_size: int, seed: int) -> None:
+        if batch_size % world()[1]:
+            raise ValueError(f"batch_size {batch_size} cannot be shared by {world()[1]} processes; choose a multiple")
         if len(dataset) == 0:
             raise ValueError("the training set is empty; check dataset_dir and test_fraction")
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
@@ -45,7 +50,9 @@ class StepBatches:
             step, self.step = self.step, self.step + 1
             indices = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
             positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
-            yield {"position": positions, **self.dataset.gather(indices)}
+            rank, processes = world()
+            mine = slice(rank * self.batch_size // processes, (rank + 1) * self.batch_size // processes)
+            yield {"position": positions[mine], **self.dataset.gather(indices[mine])}
 
 
 class FixedBatches:
@@ -117,15 +124,16 @@ class DiffusionBatch:
         x0 = (mean + (0.5 * batchdata["logvar"]).exp() * posterior) * self.scale_factor  # (B, C, h, w)
         noise = normal_each(shape, self.seed, at, f"{self.name} noise")  # (B, C, h, w)
         index = (uniform_each(self.seed, at, f"{self.name} time") * len(self.schedule)).long()  # (B,)
-        channel = (uniform_each(self.seed, at, f"{self.name} channel") * shape[0]).long()  # (B,)
+        each = [uniform_each(self.seed, at, f"{self.name} channel {c}") for c in range(shape[0])]  # C x (B,)
+        channels = torch.stack(each, dim=1).argsort(dim=1)  # (B, C)
         dropped = uniform_each(self.seed, at, f"{self.name} dropout") < self.label_dropout  # (B,)
         labels = torch.where(dropped, self.null_label, batchdata["label"])  # (B,)
-        x0, noise, index, channel, labels = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channel, labels)
+        x0, noise, index, channels, labels = (
+            tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channels, labels)
         )
         return (
             x0,
-            DiffusionTarget(x0, noise, index, channel),
+            DiffusionTarget(x0, noise, index, channels),
             (),
             {
                 "noise": noise,

@@ -19,6 +19,7 @@ from torch import nn
 from anatodiff.engines.batches import StepBatches
 from anatodiff.files import replaced_when_whole
 from anatodiff.networks import trained_names
+from anatodiff.parallel import any_process, is_main
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Checkpoints:
         optimizer: optimiser.
         batches: batches, told where to go on.
         settings: what must be the same when the run goes on, JSON-able; another value is refused.
-        every: steps between two checkpoints.
+        every: batches between two checkpoints.
+        accumulation_steps: batches per optimiser step; between two of them there is nothing that can be resumed.
     """
 
     def __init__(
@@ -55,9 +57,13 @@ class Checkpoints:
         batches: StepBatches,
         settings: dict[str, Any],
         every: int,
+        accumulation_steps: int = 1,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 step, got {every}")
+        if every < 1 or every % accumulation_steps:
+            raise ValueError(
+                f"checkpoint_every must be a positive multiple of accumulation_steps {accumulation_steps}, got {every}"
+            )
+        self.accumulation_steps = accumulation_steps
         self.path = Path(directory) / FILE_NAME
         self.network, self.ema, self.optimizer, self.batches = network, ema, optimizer, batches
         self.settings, self.every = settings, every
@@ -71,6 +77,11 @@ class Checkpoints:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _resume(self, engine: Workflow) -> None:
+        if (engine.state.epoch_length or 0) % self.accumulation_steps:
+            raise CheckpointError(
+                f"epoch_length {engine.state.epoch_length} is no multiple of accumulation_steps "
+                f"{self.accumulation_steps}; choose one"
+            )
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no signal handlers
             self.previous_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
         if not self.path.is_file():
@@ -85,25 +96,30 @@ class Checkpoints:
         self.network.load_state_dict(state["network"], strict=False)
         self.ema.ema_model.load_state_dict(state["ema"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None:
+            engine.scaler.load_state_dict(state["scaler"])
         self.batches.step = engine.state.iteration = state["step"]
         engine.state.epoch = state["step"] // (engine.state.epoch_length or 1)
         logger.info("resumed at step %d from %s", state["step"], self.path)
 
     def _after_step(self, engine: Workflow) -> None:
-        if self.stop_asked:
+        if engine.state.iteration % self.accumulation_steps:
+            return
+        if any_process(self.stop_asked, engine.state.device):
             self._stop(engine)
         if engine.state.iteration % self.every == 0:
-            self.save(engine.state.iteration)
+            self.save(engine)
 
     def _stop(self, engine: Workflow) -> None:
-        self.save(engine.state.iteration)
+        self.save(engine)
         logger.info("stopped by SIGTERM at step %d; the same command goes on from here", engine.state.iteration)
         raise SystemExit(128 + signal.SIGTERM)
 
     def _finish(self, engine: Workflow) -> None:
-        if self.stop_asked:  # it came after the last step, during validation or a picture
+        # The signal may have come after the last step, during validation or a picture.
+        if any_process(self.stop_asked, engine.state.device):
             self._stop(engine)
-        self.save(engine.state.iteration)
+        self.save(engine)
         if self.previous_handler is not None:
             signal.signal(signal.SIGTERM, self.previous_handler)
 
@@ -116,8 +132,11 @@ class Checkpoints:
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.path}: damaged ({type(error).__name__}); delete it to start anew") from error
 
-    def save(self, step: int) -> None:
-        """Write the checkpoint of `step`."""
+    def save(self, engine: Workflow) -> None:
+        """Write the checkpoint of the engine's step; one process writes for all."""
+        if not is_main():
+            return
+        step, scaler = engine.state.iteration, getattr(engine, "scaler", None)
         names, now, average = trained_names(self.network), self.network.state_dict(), self.ema.ema_model.state_dict()
         state = {
             "step": step,
@@ -125,6 +144,7 @@ class Checkpoints:
             "network": {name: now[name] for name in names},
             "ema": {name: average[name] for name in names},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
         }
         with replaced_when_whole(self.path) as temporary:
             torch.save(state, temporary)

@@ -12,18 +12,24 @@ from ignite.handlers import EMAHandler
 from monai.engines import SupervisedEvaluator
 from monai.metrics import PSNRMetric
 
-from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentDataset, save_autoencoder
+from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentCodec, LatentDataset, save_autoencoder
+from anatodiff.diffusion import DiffusionSettings, normal
+from anatodiff.engines.attention import draw_attention, prototype_attention
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.pictures import save_grid
+from anatodiff.engines.prepare import Prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import encoder_features, kernel_distance, standardised
-from anatodiff.networks import Base, DiT, save_adapter, save_base, trained_names
+from anatodiff.networks import Base, DiT, FineTuning, merged, save_adapter, save_base, trained_names
+from anatodiff.parallel import is_main
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_NAME = "adapter.safetensors"
+MODEL_NAME = "model.pt"
 PICTURE_COLUMNS = 8
+PICTURE_ROWS = 4
 MIN_SAMPLES = 3  # the kernel distance's jackknife leaves two
 
 
@@ -59,7 +65,9 @@ class FineTuneResult:
         classes: class names.
         samples_per_class: images to sample of each class.
         batch_size: images per sampling batch.
-        settings: what the adapter's header keeps (finetuning mode, options, licence).
+        tuning: how it was fine-tuned.
+        settings: what else the adapter's header keeps (options, licence).
+        prototypes: shape prototypes, for the picture of the attention; None where there are none.
         device: where to sample.
     """
 
@@ -72,13 +80,16 @@ class FineTuneResult:
         inferer: SamplingInferer,
         train: LatentDataset,
         test: LatentDataset,
-        autoencoder: Autoencoder,
+        autoencoder: LatentCodec,
         classes: list[str],
         samples_per_class: int,
         batch_size: int,
+        tuning: FineTuning,
         settings: dict[str, Any],
+        prototypes: Prototypes | None,
         device: torch.device,
     ) -> None:
+        self.tuning, self.prototypes = tuning, prototypes
         self.output_dir, self.network, self.ema = Path(output_dir), network, ema
         self.base, self.inferer = base, inferer
         self.train, self.test, self.autoencoder, self.classes = train, test, autoencoder, classes
@@ -100,18 +111,37 @@ class FineTuneResult:
         check_writable(self.output_dir)
 
     def run(self) -> None:
-        """Write `adapter.safetensors`, `samples/`, `before_after.png` and `quality.json`."""
+        """Write `adapter.safetensors`, `model.pt`, `samples/`, pictures and `quality.json`; one process does it."""
+        if not is_main():
+            return
         network = cast(DiT, self.ema.ema_model)
         facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
         path = self.output_dir / ADAPTER_NAME
         weights_hash = save_adapter(
-            path, network, trained_names(self.network), self.base, self.settings["finetuning"], facts
+            path, network, trained_names(self.network), self.base, self.tuning, facts
         )
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
+        # What MONAI's own tools look for. Through a file object: given a path, torch writes its random name inside.
+        with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:
+            torch.save(merged(network).state_dict(), file)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
         null = torch.full((len(after),), self.base.network.null_label)
         before = sample(self.base.network, self.inferer, null, self.batch_size, self.device)  # (N, 1, H, W)
         self._measure(before, after)
+        if self.prototypes is not None:
+            self._draw_attention(network, self.prototypes)
+
+    def _draw_attention(self, network: DiT, prototypes: Prototypes) -> None:
+        """Draw what held-back images, half noised, attend to."""
+        schedule, shown = self.inferer.schedule.to(self.device), slice(0, PICTURE_ROWS)
+        x0 = self.test.mean[shown].to(self.device) * self.base.scale_factor  # (B, C, h, w)
+        noise = normal(tuple(x0.shape), self.inferer.seed, 0, "attention").to(self.device)  # (B, C, h, w)
+        index = torch.full((len(x0),), len(schedule) // 2, device=self.device)
+        noised = schedule.add_noise(x0, noise, index)  # (B, C, h, w)
+        labels = self.test.labels[shown].to(self.device)
+        attention = prototype_attention(network, noised, schedule.timesteps[index], labels)  # (B, T, K)
+        path = self.output_dir / "attention.png"
+        draw_attention(path, self.test.images[shown].float(), prototypes.images, attention.cpu())
 
     def _write_samples(self, network: DiT, weights_hash: str) -> torch.Tensor:
         requests = SampleRequests(self.samples_per_class, self.classes, self.batch_size)
@@ -163,7 +193,7 @@ class PretrainResult:
         scale_factor: latent scale that it was trained with.
         autoencoder: the autoencoder that it belongs to.
         licence: licence of the training data.
-        timesteps: steps of the noise schedule.
+        diffusion: noise schedule and what the network predicts.
         notes: how it was trained.
         device: where to sample.
     """
@@ -175,13 +205,13 @@ class PretrainResult:
         inferer: SamplingInferer,
         classes: list[str],
         scale_factor: float,
-        autoencoder: Autoencoder,
+        autoencoder: LatentCodec,
         licence: str,
-        timesteps: int,
+        diffusion: DiffusionSettings,
         notes: dict[str, Any],
         device: torch.device,
     ) -> None:
-        self.timesteps = timesteps
+        self.diffusion = diffusion
         self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
         self.scale_factor, self.autoencoder = scale_factor, autoencoder
         self.licence, self.notes, self.device = licence, notes, device
@@ -191,9 +221,11 @@ class PretrainResult:
         check_writable(self.path.parent)
 
     def run(self) -> None:
-        """Write the base and `<name>.png` beside it."""
+        """Write the base and `<name>.png` beside it; one process does it."""
+        if not is_main():
+            return
         network = cast(DiT, self.ema.ema_model)
-        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.timesteps)
+        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.diffusion)
         save_base(self.path, base, self.notes)
         logger.info("wrote %s (%.2f MB)", self.path, self.path.stat().st_size / 1e6)
         labels = torch.arange(len(self.classes)).repeat_interleave(PICTURE_COLUMNS)
@@ -229,7 +261,9 @@ class AutoencoderResult:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Write the weights, log the signal-to-noise ratio, and draw `<name>.png` beside them."""
+        """Write the weights, log the signal-to-noise ratio, and draw `<name>.png` beside them; one process does it."""
+        if not is_main():
+            return
         autoencoder = cast(Autoencoder, self.ema.ema_model)
         autoencoder.to(self.device).eval()
         psnr = PSNRMetric(max_val=1.0)

@@ -10,11 +10,13 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.engines.workflow import Workflow
+from monai.handlers import TensorBoardStatsHandler
 from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import nn
 
 from anatodiff.engines.pictures import save_grid
+from anatodiff.parallel import is_main, mean_over_processes
 
 LOG_NAME = "losses.csv"
 
@@ -28,7 +30,8 @@ class HasParts(Protocol):
 class LossLog:
     """Write the loss and its terms at each step to `losses.csv`, and show the loss in a progress bar.
 
-    A resumed run drops the rows after its checkpoint, so that the file reads as if nothing had happened.
+    A resumed run drops the rows after its checkpoint, so that the file reads as if nothing had happened. Of several
+    processes one writes the means over all.
 
     Args:
         directory: the run's folder.
@@ -42,13 +45,14 @@ class LossLog:
         """Hook into a trainer; attach before the checkpoints: what is saved must be written here first."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._cut)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        bar = ProgressBar(persist=True, desc="training")
-        bar.attach(engine, output_transform=lambda output: {"loss": float(output[CommonKeys.LOSS].detach())})
+        if is_main():
+            bar = ProgressBar(persist=True, desc="training")
+            bar.attach(engine, output_transform=lambda output: {"loss": float(output[CommonKeys.LOSS].detach())})
 
     def _cut(self, engine: Workflow) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.is_cut:
+        if self.is_cut or not is_main():
             return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.is_cut, done = True, engine.state.iteration - 1  # at the first step, when the checkpoint has been read
         if done == 0:
             self.path.unlink(missing_ok=True)
@@ -60,11 +64,10 @@ class LossLog:
 
     def _write(self, engine: Workflow) -> None:
         # repr of a float is exact: two runs have the same losses only if their files are the same
-        row = {
-            "step": engine.state.iteration,
-            "loss": float(engine.state.output[CommonKeys.LOSS].detach()),
-            **self.loss.parts,
-        }
+        values = {"loss": float(engine.state.output[CommonKeys.LOSS].detach()), **self.loss.parts}
+        row = {"step": engine.state.iteration, **mean_over_processes(values, engine.state.device)}
+        if not is_main():
+            return
         new = not self.path.is_file() or self.path.stat().st_size == 0
         with open(self.path, "a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
@@ -73,18 +76,23 @@ class LossLog:
             writer.writerow(row)
 
 
-class LossTerms:
-    """Pick the loss and its terms out of a trainer's output, for MONAI's TensorBoard handler.
+class TensorBoardLog:
+    """Write the loss and its terms to TensorBoard by MONAI's handler; of several processes one writes.
 
     Args:
+        log_dir: TensorBoard folder.
         loss: the loss, for its terms.
     """
 
-    def __init__(self, loss: HasParts) -> None:
-        self.loss = loss
+    def __init__(self, log_dir: str, loss: HasParts) -> None:
+        self.log_dir, self.loss = log_dir, loss
 
-    def __call__(self, output: dict[str, Any]) -> dict[str, float]:
-        """Return name -> value."""
+    def attach(self, engine: Workflow) -> None:
+        """Hook into a trainer."""
+        if is_main():
+            TensorBoardStatsHandler(log_dir=self.log_dir, output_transform=self._terms).attach(engine)
+
+    def _terms(self, output: dict[str, Any]) -> dict[str, float]:
         return {"loss": float(output[CommonKeys.LOSS].detach()), **self.loss.parts}
 
 
@@ -116,6 +124,8 @@ class ProgressGrid:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._sample)
 
     def _sample(self, engine: Workflow) -> None:
+        if not is_main():
+            return
         device = engine.state.device
         self.network.to(device).eval()
         images = self.inferer(self.numbers, self.network, class_labels=self.labels.to(device))  # (B, 1, H, W)
@@ -140,6 +150,8 @@ class ReconstructionGrid:
 
     @torch.no_grad()
     def _draw(self, engine: Workflow) -> None:
+        if not is_main():
+            return
         output: dict[str, Any] = self.network.to(engine.state.device)(self.images.to(engine.state.device))
         rows = [list(self.images), list(output["reconstruction"].clamp(0, 1).cpu())]
         save_grid(self.directory / f"step_{engine.state.iteration:06d}.png", rows)

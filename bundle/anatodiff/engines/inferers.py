@@ -6,10 +6,15 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from anatodiff.autoencoders import Autoencoder
-from anatodiff.diffusion import SAMPLERS, NoiseSchedule, guided, normal
+from anatodiff.autoencoders import LatentCodec
+from anatodiff.diffusion import SAMPLERS, Guidance, NoiseSchedule, guided, normal
 from anatodiff.losses import Prediction
 from anatodiff.networks import DiT
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autocast:
+    """Let a block compute in a lower precision; None leaves it as it is."""
+    return torch.autocast(device.type, dtype=precision, enabled=precision is not None)
 
 
 class NoisePredictionInferer(Inferer):
@@ -17,11 +22,12 @@ class NoisePredictionInferer(Inferer):
 
     Args:
         schedule: noise schedule.
+        precision: what the network computes in, e.g. torch.bfloat16; None: float32.
     """
 
-    def __init__(self, schedule: NoiseSchedule) -> None:
+    def __init__(self, schedule: NoiseSchedule, precision: torch.dtype | None = None) -> None:
         super().__init__()
-        self.schedule = schedule
+        self.schedule, self.precision = schedule, precision
 
     def __call__(  # type: ignore[override]
         self,
@@ -44,7 +50,8 @@ class NoisePredictionInferer(Inferer):
             network output and the noised latents.
         """
         noised = self.schedule.add_noise(inputs, noise, index)  # (B, C, h, w)
-        output = network(noised, self.schedule.timesteps[index], class_labels=class_labels)  # (B, C or 2C, h, w)
+        with autocast(noised.device, self.precision):
+            output = network(noised, self.schedule.timesteps[index], class_labels=class_labels)  # (B, C or 2C, h, w)
         return Prediction(output, noised)
 
 
@@ -70,27 +77,28 @@ class SamplingInferer(Inferer):
         scale_factor: the base's latent scale.
         sampler: "ddim" or "ddpm".
         steps: sampling steps, 1 to the schedule's length.
-        guidance_scale: classifier-free guidance; 1 is none.
+        guidance: classifier-free guidance; None is none.
         seed: with the class and the image's number it fixes the image, whatever the batch.
+        precision: what the network computes in, e.g. torch.bfloat16; None: float32.
     """
 
     def __init__(
         self,
         schedule: NoiseSchedule,
-        autoencoder: Autoencoder,
+        autoencoder: LatentCodec,
         scale_factor: float,
         sampler: str = "ddim",
         steps: int = 50,
-        guidance_scale: float = 1.0,
+        guidance: Guidance | None = None,
         seed: int = 0,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {tuple(SAMPLERS)}, got {sampler!r}")
-        if guidance_scale < 0:
-            raise ValueError(f"guidance_scale must not be negative, got {guidance_scale}; 1 is no guidance")
         self.schedule, self.autoencoder, self.scale_factor = schedule.respaced(steps), autoencoder, scale_factor
-        self.sampler, self.guidance_scale, self.seed = SAMPLERS[sampler], guidance_scale, seed
+        self.sampler, self.seed, self.precision = SAMPLERS[sampler], seed, precision
+        self.guidance = Guidance() if guidance is None else guidance
 
     def __call__(  # type: ignore[override]
         self,
@@ -108,7 +116,7 @@ class SamplingInferer(Inferer):
         Returns:
             (B, 1, H, W) in [0, 1].
         """
-        side, channels = network.settings["input_size"], network.in_channels
+        side, channels = network.input_size, network.in_channels
         device = class_labels.device
         names = [(int(number), int(label)) for number, label in zip(inputs, class_labels, strict=True)]
 
@@ -116,7 +124,12 @@ class SamplingInferer(Inferer):
             draws = [normal((channels, side, side), self.seed, number, f"{what} of {label}") for number, label in names]
             return torch.stack(draws).to(device)  # (B, C, h, w)
 
-        denoise = guided(network, class_labels, network.null_label, self.guidance_scale, channels)
+        told = guided(network, class_labels, network.null_label, self.guidance, channels)
+
+        def denoise(x: torch.Tensor, times: torch.Tensor, level: float) -> torch.Tensor:
+            with autocast(device, self.precision):
+                return told(x, times, level).float()  # (B, C or 2C, h, w)
+
         self.schedule.to(device)
         with torch.no_grad(), network.fixed_prototypes():
             z = self.sampler(denoise, noise("start"), self.schedule, lambda step: noise(f"step {step}"))

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from anatodiff.autoencoders import Autoencoder, LatentDataset, encode_all
+from anatodiff.autoencoders import LatentCodec, LatentDataset, encode_all
 from anatodiff.data import Datalist, summarise
 from anatodiff.data.phantom import write_phantoms
 from anatodiff.engines.pictures import save_grid
 from anatodiff.files import replaced_when_whole
+from anatodiff.parallel import is_main, main_first
 from anatodiff.transforms import Binarize, ShapePrototypes
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def dataset_folder(dataset_dir: str | None, cache_dir: str | Path, phantom_set: 
         phantoms.text,
         folder,
     )
-    write_phantoms(folder, phantom_images, list(phantoms.labels), seed=phantoms.seed)
+    with main_first():
+        write_phantoms(folder, phantom_images, list(phantoms.labels), seed=phantoms.seed)
     return folder
 
 
@@ -89,39 +91,60 @@ class Prototypes:
 
 def shape_prototypes(
     dataset: LatentDataset,
-    autoencoder: Autoencoder,
-    scale_factor: float,
+    autoencoder: LatentCodec,
+    scale_factor: float = 1.0,
     n_prototypes: int = 25,
-    threshold: float = 150,
+    threshold: float | None = 150,
+    method: str = "kmeans",
     seed: int = 0,
     device: str | torch.device = "cpu",
-) -> Prototypes:
+) -> Prototypes | None:
     """Binarize the training images, cluster them and encode the centres (eq. 11 and theta_c of eq. 12).
 
     Args:
         dataset: the training split only.
         autoencoder: the same that encodes the images.
         scale_factor: the base's latent scale.
-        n_prototypes: number K of clusters.
-        threshold: of the binarization, on the 0-255 scale.
+        n_prototypes: number K of clusters; 0: no prototypes at all.
+        threshold: of the binarization, on the 0-255 scale; None: no binarization.
+        method: "kmeans" or "density_peak".
         seed: of k-means++.
         device: where to encode.
 
     Returns:
         the prototypes.
     """
-    binary = Binarize(threshold)(dataset.images.float())  # (N, 1, H, W)
-    images = torch.as_tensor(ShapePrototypes(n_prototypes=n_prototypes, seed=seed)(binary))  # (K, 1, H, W)
-    single = int(((images == 0) | (images == 1)).flatten(1).all(dim=1).sum())
-    if single:
-        logger.warning(
-            "%d of %d prototypes are the outline of one image each, and the adapter will hold them: "
-            "lower n_prototypes if the adapter is to leave your house",
-            single,
-            n_prototypes,
-        )
+    if n_prototypes == 0:
+        return None
+    shapes = dataset.images.float()  # (N, 1, H, W)
+    if threshold is not None:
+        shapes = torch.as_tensor(Binarize(threshold)(shapes))  # (N, 1, H, W)
+    images = torch.as_tensor(ShapePrototypes(n_prototypes, method, seed)(shapes))  # (K, 1, H, W)
+    _warn_of_single_images(images, dataset.images.float(), threshold)
     latents = encode_all(images, autoencoder, device)["mean"] * scale_factor  # (K, C, h, w)
     return Prototypes(images, latents)
+
+
+def latents_of(prototypes: Prototypes | None) -> torch.Tensor | None:
+    """Return the latents of prototypes, (K, C, h, w); None of none."""
+    return None if prototypes is None else prototypes.latents
+
+
+def _warn_of_single_images(prototypes: torch.Tensor, images: torch.Tensor, threshold: float | None) -> None:
+    """Say how many prototypes are one image each: such a prototype is a patient, not a shape."""
+    if threshold is None:
+        flat = images.flatten(1)  # (N, H*W)
+        single = sum(bool((flat == prototype.flatten()).all(dim=1).any()) for prototype in prototypes)
+    else:
+        single = int(((prototypes == 0) | (prototypes == 1)).flatten(1).all(dim=1).sum())
+    if single:
+        logger.warning(
+            "%d of %d prototypes are %s of one image each, and the adapter will hold them: "
+            "lower n_prototypes if the adapter is to leave your house",
+            single,
+            len(prototypes),
+            "copies" if threshold is None else "the outline",
+        )
 
 
 class Preparation:
@@ -133,7 +156,7 @@ class Preparation:
         train: prepared training split.
         test: prepared held-back split.
         autoencoder: for reconstructions.
-        prototypes: shape prototypes.
+        prototypes: shape prototypes, or None.
 
     Raises:
         ValueError: too few images are held back to measure anything against.
@@ -145,8 +168,8 @@ class Preparation:
         datalist: Datalist,
         train: LatentDataset,
         test: LatentDataset,
-        autoencoder: Autoencoder,
-        prototypes: Prototypes,
+        autoencoder: LatentCodec,
+        prototypes: Prototypes | None,
     ) -> None:
         if len(test) < MIN_HELD_BACK:
             raise ValueError(
@@ -158,7 +181,9 @@ class Preparation:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Write `datalist.json` and `prepared.png`, and log the summary."""
+        """Write `datalist.json`, `prepared.png` and `prototypes.png`, and log the summary."""
+        if not is_main():
+            return
         for line in summarise(self.datalist).splitlines():
             logger.info(line)
         root = os.path.commonpath([os.path.dirname(row["image"]) for row in self.datalist.train + self.datalist.test])
@@ -176,6 +201,10 @@ class Preparation:
             temporary.write_text(json.dumps(listing, indent=1))
         device = next(self.autoencoder.parameters()).device
         again = self.autoencoder.decode(self.train.mean[:PICTURE_COLUMNS].to(device)).cpu()  # (8, 1, H, W)
-        rows = [list(self.train.images[:PICTURE_COLUMNS]), list(again), list(self.prototypes.images[:PICTURE_COLUMNS])]
-        save_grid(self.output_dir / "prepared.png", rows, ["real", "reconstructed by the autoencoder", "prototypes"])
+        rows, titles = [list(self.train.images[:PICTURE_COLUMNS]), list(again)], ["real", "reconstructed"]
+        if self.prototypes is not None:
+            every = self.prototypes.images.split(PICTURE_COLUMNS)
+            rows, titles = [*rows, list(every[0])], [*titles, "prototypes, of the largest clusters first"]
+            save_grid(self.output_dir / "prototypes.png", [list(row) for row in every])
+        save_grid(self.output_dir / "prepared.png", rows, titles)
         logger.info("wrote datalist.json and prepared.png to %s", self.output_dir)

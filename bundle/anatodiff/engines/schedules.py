@@ -15,12 +15,20 @@ class LearningRate:
         optimizer: its `lr` is the peak.
         warmup_steps: steps of the rise.
         decay_steps: step at which the cosine reaches zero; None stays at the peak.
+        accumulation_steps: batches per optimiser step; steps are counted as the optimiser counts.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, decay_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup_steps: int,
+        decay_steps: int | None = None,
+        accumulation_steps: int = 1,
+    ) -> None:
         if warmup_steps < 0 or (decay_steps is not None and decay_steps <= warmup_steps):
             raise ValueError(f"need 0 <= warmup_steps < decay_steps, got {warmup_steps} and {decay_steps}")
         self.optimizer, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
+        self.accumulation_steps = accumulation_steps
         self.peaks = [group["lr"] for group in optimizer.param_groups]
 
     def factor(self, step: int) -> float:
@@ -38,4 +46,4 @@ class LearningRate:
 
     def _set(self, engine: Engine) -> None:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self.factor(engine.state.iteration)
+            group["lr"] = peak * self.factor(-(-engine.state.iteration // self.accumulation_steps))

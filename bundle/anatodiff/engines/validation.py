@@ -12,6 +12,8 @@ from monai.handlers import TensorBoardStatsHandler
 from monai.utils import CommonKeys
 from torch import nn
 
+from anatodiff.parallel import is_main
+
 logger = logging.getLogger(__name__)
 
 
@@ -65,12 +67,14 @@ class ValidationLog:
     """
 
     def __init__(self, log_dir: str) -> None:
-        # The trainer runs the evaluator with its own epoch, so MONAI's handler counts right.
-        self.tensorboard = TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)
+        self.log_dir = log_dir
 
     def attach(self, engine: Engine) -> None:
         """Hook into an evaluator."""
-        self.tensorboard.attach(engine)
+        if not is_main():
+            return
+        # The trainer runs the evaluator with its own epoch, so MONAI's handler counts right.
+        TensorBoardStatsHandler(log_dir=self.log_dir, iteration_log=False).attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._say)
 
     def _say(self, engine: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from monai.bundle import ConfigWorkflow
 from tqdm import tqdm
 
@@ -34,6 +36,7 @@ MONAI_PARTS = {
 }
 # Read only by the defaults of other paths: giving those on the command line must not make it unknown.
 PLACES = {"run_dir"}
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
 
 
@@ -164,6 +167,54 @@ def cause_of(error: BaseException) -> BaseException:
     while type(error) is RuntimeError and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def choose_precision(amp: str | None, device: torch.device) -> torch.dtype | None:
+    """Turn the option `amp` into what the network computes in.
+
+    Args:
+        amp: "bf16", "fp16" (which needs a GPU and scales the loss), or None for float32.
+        device: where the network is.
+
+    Returns:
+        the precision.
+
+    Raises:
+        OptionError: it is not known or cannot be used here.
+    """
+    if amp is None:
+        return None
+    if amp not in PRECISIONS:
+        raise OptionError(f"amp must be one of {tuple(PRECISIONS)} or null, got {amp!r}")
+    if amp == "fp16" and device.type != "cuda":
+        raise OptionError(f"amp 'fp16' needs a GPU, the device is {device}; try 'bf16'")
+    return PRECISIONS[amp]
+
+
+def start_processes() -> torch.device:
+    """Join the processes that `torchrun` has started, one per GPU, or on the CPU where there is none.
+
+    Returns:
+        this process's device.
+
+    Raises:
+        OptionError: it was not started by `torchrun`.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise OptionError("configs/multi_gpu.json is for several processes; start it by torchrun --nproc_per_node 2")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def stop_processes() -> None:
+    """Leave the processes of `start_processes`."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def choose_device(name: str = "auto") -> torch.device:

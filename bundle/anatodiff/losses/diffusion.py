@@ -11,12 +11,14 @@ from torch import nn
 from anatodiff.diffusion import NoiseSchedule
 from anatodiff.losses.topology import TopologicalWassersteinLoss
 
+TIME_WEIGHTS = ("none", "signal")
+
 
 class Prediction(NamedTuple):
     """What the network was given and what it said.
 
     Args:
-        output: (B, C or 2C, h, w) predicted noise, and the variance fraction.
+        output: (B, C or 2C, h, w) what the base predicts (noise, v or flow), and the variance fraction.
         noised: (B, C, h, w) latents x_t that it saw.
     """
 
@@ -31,24 +33,30 @@ class DiffusionTarget(NamedTuple):
         x0: (B, C, h, w) clean, scaled latents.
         noise: (B, C, h, w) noise that was added.
         steps: (B,) steps of the schedule.
-        channel: (B,) latent channel of each image for the anatomical loss.
+        channels: (B, C) latent channels of each image in random order, for the anatomical loss.
     """
 
     x0: torch.Tensor
     noise: torch.Tensor
     steps: torch.Tensor
-    channel: torch.Tensor
+    channels: torch.Tensor
 
 
 class AnatoDiffLoss(nn.Module):
-    """Noise error, learned-variance term and Anatomical Fidelity loss: L = L_MSE + L_var + lambda W_1 (eq. 19).
+    """Prediction error, learned-variance term and Anatomical Fidelity loss: L = L_MSE + L_var + lambda W_1 (eq. 19).
 
     Args:
         schedule: noise schedule.
-        topology: the Anatomical Fidelity loss; None leaves it out.
+        topology: the Anatomical Fidelity loss with reduction "none"; None leaves it out.
         topology_weight: lambda; 2e-6 in the paper.
+        topology_time: weight of an image's term by its time: "none" all alike, "signal" by alpha_t, which cancels
+            the 1 / alpha_t that the one-step estimate puts on its gradient.
+        topology_until: noise level in (0, 1] above which an image's term is left out; 1 keeps all.
         variance_weight: weight of the variational bound, which trains the variance alone (Nichol and Dhariwal,
             https://arxiv.org/abs/2102.09672, sec. 3.1); 0 leaves it out.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -56,13 +64,22 @@ class AnatoDiffLoss(nn.Module):
         schedule: NoiseSchedule,
         topology: TopologicalWassersteinLoss | None = None,
         topology_weight: float = 2e-6,
+        topology_time: str = "none",
+        topology_until: float = 1.0,
         variance_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if topology_weight < 0 or variance_weight < 0:
             raise ValueError(f"loss weights must not be negative, got {topology_weight} and {variance_weight}")
+        if topology_time not in TIME_WEIGHTS:
+            raise ValueError(f"topology_time must be one of {TIME_WEIGHTS}, got {topology_time!r}")
+        if not 0 < topology_until <= 1:
+            raise ValueError(f"topology_until must be above 0 and at most 1, got {topology_until}")
+        if topology is not None and topology.reduction != "none":
+            raise ValueError(f"the topological loss must have reduction 'none', not {topology.reduction!r}")
         self.schedule, self.topology = schedule, topology
         self.topology_weight, self.variance_weight = topology_weight, variance_weight
+        self.topology_time, self.topology_until = topology_time, topology_until
         self.parts: dict[str, float] = {}
 
     def forward(self, prediction: Prediction, target: DiffusionTarget) -> torch.Tensor:
@@ -73,22 +90,42 @@ class AnatoDiffLoss(nn.Module):
             target: clean latents, noise, steps and channels.
 
         Returns:
-            the loss, a scalar.
+            the loss, a scalar, in float32 whatever the network computed in.
         """
+        prediction = Prediction(prediction.output.float(), prediction.noised)
         channels = target.x0.shape[1]
-        noise = prediction.output[:, :channels]  # (B, C, h, w)
-        mse = nn.functional.mse_loss(noise, target.noise)
+        said = prediction.output[:, :channels]  # (B, C, h, w)
+        mse = nn.functional.mse_loss(said, self.schedule.target(target.x0, target.noise, target.steps))
         loss, parts = mse, {"mse": mse}
-        if self.variance_weight and prediction.output.shape[1] == 2 * channels:
+        # A flow's second half of the output is not trained (SiT drops it).
+        learns_variance = prediction.output.shape[1] == 2 * channels and self.schedule.prediction != "flow"
+        if self.variance_weight and learns_variance:
             parts["variance"] = variance_bound(self.schedule, prediction, target).mean()
             loss = loss + self.variance_weight * parts["variance"]
         if self.topology is not None and self.topology_weight:
-            estimate = self.schedule.estimate_x0(prediction.noised, noise, target.steps)  # (B, C, h, w)
-            channel = target.channel if self.topology.channels == "random" else None
-            parts["topology"] = self.topology(estimate, target.x0, channel=channel)
+            parts["topology"] = self._anatomical(self.topology, prediction.noised, said, target)
             loss = loss + self.topology_weight * parts["topology"]
         self.parts = {name: float(part.detach()) for name, part in parts.items()}
         return loss
+
+    def _anatomical(
+        self,
+        topology: TopologicalWassersteinLoss,
+        noised: torch.Tensor,
+        said: torch.Tensor,
+        target: DiffusionTarget,
+    ) -> torch.Tensor:
+        """Weighted mean over the batch of the topological distance of the one-step estimate to the truth."""
+        near = (self.schedule.levels[target.steps] <= self.topology_until).nonzero()[:, 0]  # (b,)
+        if len(near) == 0:
+            return 0 * said.sum()  # keeps the graph: some backends need every parameter in every step
+        steps = target.steps[near]  # (b,)
+        estimate, _ = self.schedule.split(noised[near], said[near], steps)  # (b, C, h, w)
+        channels = target.channels[near, : topology.n_random] if topology.channels == "random" else None  # (b, n)
+        distances = topology(estimate, target.x0[near], channel=channels)  # (b,)
+        if self.topology_time == "signal":
+            distances = self.schedule.alphas[steps].to(distances) * distances  # (b,)
+        return distances.sum() / len(target.steps)
 
 
 def variance_bound(schedule: NoiseSchedule, prediction: Prediction, target: DiffusionTarget) -> torch.Tensor:
@@ -105,8 +142,8 @@ def variance_bound(schedule: NoiseSchedule, prediction: Prediction, target: Diff
         (B,) bits per latent value.
     """
     channels = target.x0.shape[1]
-    noise, fraction = prediction.output.detach()[:, :channels], prediction.output[:, channels:]  # 2 x (B, C, h, w)
-    x0 = schedule.estimate_x0(prediction.noised, noise, target.steps)  # (B, C, h, w)
+    said, fraction = prediction.output.detach()[:, :channels], prediction.output[:, channels:]  # 2 x (B, C, h, w)
+    x0, _ = schedule.split(prediction.noised, said, target.steps)  # (B, C, h, w)
     mean = schedule.posterior_mean(prediction.noised, x0, target.steps)  # (B, C, h, w)
     log_variance = schedule.log_variance(fraction, target.steps)  # (B, C, h, w)
     true_mean = schedule.posterior_mean(prediction.noised, target.x0, target.steps)  # (B, C, h, w)

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 __all__ = ["Pairs", "Persistence", "TopologicalWassersteinLoss", "match", "persistence_pairs"]
 
 HOMOLOGY_GROUPS = (0, 1)
-CHANNELS = ("random", "all")
+CHANNELS = ("random", "all", "mean")
 REDUCTIONS = ("mean", "sum", "none")
 ESSENTIALS = ("birth", "max", "none")
 
@@ -138,7 +138,9 @@ class TopologicalWassersteinLoss(torch.nn.Module):
     Args:
         homology: the groups to sum over: 0 (components), 1 (loops).
         ground_norm: norm of the birth-death plane: 1, 2 or "inf".
-        channels: "random" compares one channel of each sample, "all" sums over all of them.
+        channels: "random" compares `n_random` channels of each sample, "all" sums over all of them, a number takes
+            that one, "mean" compares the averages over all of them (Table IV).
+        n_random: number of random channels, summed over.
         reduction: "mean" or "sum" over the batch, or "none" for one value of each sample.
         essential: the component of H0 that never dies. "birth" adds the distance of the two minima, as gudhi does;
             "max" closes its bar at the image's maximum, so that it is a point like any other; "none" leaves it out.
@@ -155,24 +157,28 @@ class TopologicalWassersteinLoss(torch.nn.Module):
         self,
         homology: Sequence[int] = HOMOLOGY_GROUPS,
         ground_norm: int | str = 1,
-        channels: str = "random",
+        channels: str | int = "random",
         reduction: str = "mean",
         essential: str = "birth",
+        n_random: int = 1,
     ) -> None:
         super().__init__()
         homology = tuple(homology)
         if not homology or len(set(homology)) < len(homology) or not set(homology) <= set(HOMOLOGY_GROUPS):
             raise ValueError(f"homology={homology} is not (0,), (1,) or (0, 1).")
         _check_choice("ground_norm", ground_norm, tuple(GROUND_NORMS))
-        _check_choice("channels", channels, CHANNELS)
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 0:
+            _check_choice("channels", channels, (*CHANNELS, "a channel's number"))
+        if n_random < 1 or (n_random > 1 and channels != "random"):
+            raise ValueError(f"n_random={n_random} is for channels='random' and at least 1; channels is {channels!r}.")
         _check_choice("reduction", reduction, REDUCTIONS)
         _check_choice("essential", essential, ESSENTIALS)
         self.homology, self.ground_norm = homology, ground_norm
-        self.channels, self.reduction, self.essential = channels, reduction, essential
+        self.channels, self.reduction, self.essential, self.n_random = channels, reduction, essential, n_random
 
     def extra_repr(self) -> str:
         """Name the settings in ``print(loss)``."""
-        names = ("homology", "ground_norm", "channels", "reduction", "essential")
+        names = ("homology", "ground_norm", "channels", "reduction", "essential", "n_random")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, channel: torch.Tensor | None = None) -> torch.Tensor:
@@ -181,8 +187,8 @@ class TopologicalWassersteinLoss(torch.nn.Module):
         Args:
             input: (B, C, H, W), finite. float64 is kept, anything smaller is computed in float32.
             target: (B, C, H, W), finite. No gradient flows to it.
-            channel: (B,) integers in 0..C-1, the channel of each sample, for ``channels="random"`` only; None draws
-                them from torch's default generator.
+            channel: (B,) or (B, n_random) integers in 0..C-1, the channels of each sample, for ``channels="random"``
+                only; None draws them from torch's default generator.
 
         Returns:
             A scalar, or (B,) with ``reduction="none"``, on the device of ``input``.
@@ -195,6 +201,8 @@ class TopologicalWassersteinLoss(torch.nn.Module):
         images, targets = input.to("cpu", dtype), target.detach().to("cpu", dtype)  # (B, C, H, W)
         _check_finite("input", images)
         _check_finite("target", targets)
+        if self.channels == "mean":
+            images, targets = images.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)  # (B, 1, H, W)
         chosen = self._choose(channel, len(images), images.shape[1])  # (B, c)
         sample = torch.arange(len(images))[:, None]  # (B, 1)
         images, targets = images[sample, chosen], targets[sample, chosen]  # (B, c, H, W)
@@ -205,18 +213,26 @@ class TopologicalWassersteinLoss(torch.nn.Module):
         return values.to(input.device)
 
     def _choose(self, channel: torch.Tensor | None, batch: int, n_channels: int) -> torch.Tensor:
-        if self.channels == "all":
+        if self.channels != "random":
             if channel is not None:
-                raise ValueError('channel is for channels="random"; channels="all" sums over all of them: drop it.')
-            return torch.arange(n_channels).expand(batch, n_channels)
+                raise ValueError(f'channel is for channels="random"; channels={self.channels!r} needs none: drop it.')
+            chosen = range(n_channels) if isinstance(self.channels, str) else [self.channels]
+            if max(chosen) >= n_channels:
+                raise ValueError(f"channels={self.channels} is outside 0..{n_channels - 1}.")
+            return torch.tensor(list(chosen)).expand(batch, len(chosen))
+        if self.n_random > n_channels:
+            raise ValueError(f"n_random={self.n_random} channels of {n_channels}: choose fewer.")
         if channel is None:
-            return torch.randint(n_channels, (batch, 1))
-        if channel.shape != (batch,) or channel.is_floating_point() or channel.dtype == torch.bool:
-            raise ValueError(f"channel is {channel.dtype} {tuple(channel.shape)}: give integers of shape ({batch},).")
+            return torch.rand(batch, n_channels).argsort(dim=1)[:, : self.n_random]
+        if channel.ndim == 1:
+            channel = channel[:, None]
+        shape = (batch, self.n_random)
+        if channel.shape != shape or channel.is_floating_point() or channel.dtype == torch.bool:
+            raise ValueError(f"channel is {channel.dtype} {tuple(channel.shape)}: give integers of shape {shape}.")
         channel = channel.to("cpu", torch.int64)
         if int(channel.min()) < 0 or int(channel.max()) >= n_channels:
             raise ValueError(f"channel={channel.tolist()} has an entry outside 0..{n_channels - 1}.")
-        return channel[:, None]
+        return channel
 
     def _distances(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         found, wanted = persistence_pairs(images.detach().numpy()), persistence_pairs(targets.numpy())

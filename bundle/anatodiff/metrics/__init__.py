@@ -1,6 +1,27 @@
 """Measures of synthetic images: features in, numbers out."""
 
-from anatodiff.metrics.features import encoder_features, standardised
+from anatodiff.metrics.features import (
+    EncoderFeatures,
+    FeatureInput,
+    FeatureNetwork,
+    TorchScriptFeatures,
+    encoder_features,
+    standardised,
+)
+from anatodiff.metrics.frechet_distance import frechet_distance
 from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
+from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 
-__all__ = ["KernelDistance", "encoder_features", "kernel_distance", "standardised"]
+__all__ = [
+    "EncoderFeatures",
+    "FeatureInput",
+    "FeatureNetwork",
+    "KernelDistance",
+    "PrecisionRecall",
+    "TorchScriptFeatures",
+    "encoder_features",
+    "frechet_distance",
+    "improved_precision_recall",
+    "kernel_distance",
+    "standardised",
+]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+
+from anatodiff.metrics.pairs import Features, checked_pair
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
@@ -25,9 +26,7 @@ class KernelDistance:
     stderr: float
 
 
-def kernel_distance(
-    x: torch.Tensor | np.ndarray, y: torch.Tensor | np.ndarray, block_size: int = 1024
-) -> KernelDistance:
+def kernel_distance(x: Features, y: Features, block_size: int = 1024) -> KernelDistance:
     """Estimate the squared maximum mean discrepancy with the cubic kernel k(a, b) = (a.b / D + 1)^3, without bias.
 
     With S the sums of k over all ordered pairs of different samples,
@@ -56,11 +55,7 @@ def kernel_distance(
     """
     if block_size < 1:
         raise ValueError(f"block_size={block_size} is not a positive number of rows.")
-    first = torch.as_tensor(x).detach()
-    second = torch.as_tensor(y).detach().to(first.device)
-    first, second = _checked("x", first), _checked("y", second)  # (n, D), (m, D) float64
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"x has {first.shape[1]} features and y has {second.shape[1]}: use one encoder for both.")
+    first, second = checked_pair(x, y, MIN_SAMPLES)  # (n, D), (m, D) float64
     xx, yy = _row_sums(first, first, block_size)[0], _row_sums(second, second, block_size)[0]
     xx, yy = xx - _self_kernel(first), yy - _self_kernel(second)  # (n,), (m,) without the pairs of a sample with itself
     xy, yx = _row_sums(first, second, block_size)  # (n,), (m,)
@@ -73,19 +68,6 @@ def kernel_distance(
     without_y = mean_xx + (total_yy - 2 * yy) / ((m - 1) * (m - 2)) - 2 * (total_xy - yx) / (n * (m - 1))  # (m,)
     variance = (n - 1) * without_x.var(correction=0) + (m - 1) * without_y.var(correction=0)
     return KernelDistance(float(value), float(variance.sqrt()))
-
-
-def _checked(name: str, features: torch.Tensor) -> torch.Tensor:
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(features.shape)}, not (samples, features).")
-    if len(features) < MIN_SAMPLES:
-        raise ValueError(f"{name} has {len(features)} samples: the distance needs at least {MIN_SAMPLES}.")
-    bad = ~torch.isfinite(features).all(dim=1)
-    if bool(bad.any()):
-        raise ValueError(
-            f"{name} has NaN or infinite features, first in sample {int(bad.nonzero()[0])}: check the encoder."
-        )
-    return features.to(torch.float64)
 
 
 def _kernel(dot: torch.Tensor, n_features: int) -> torch.Tensor:

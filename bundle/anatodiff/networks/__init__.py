@@ -1,19 +1,17 @@
 """Networks: DiT, its fine-tuning modes, the Shape Prototype Module and the builders."""
 
-from anatodiff.networks.build import (
-    DIT_SIZES,
-    Adapter,
-    Base,
-    build_anatodiff,
-    build_dit,
-    load_adapter,
-    load_base,
-    save_adapter,
-    save_base,
-    with_classes,
-)
+from anatodiff.networks.adapter import Adapter, build_anatodiff, load_adapter, save_adapter
+from anatodiff.networks.base import DIT_SIZES, Base, build_dit, load_base, save_base, with_classes
 from anatodiff.networks.dit import DiT
-from anatodiff.networks.finetuning import set_finetuning, trained_names, trained_parameters
+from anatodiff.networks.finetuning import (
+    FineTuning,
+    low_ranks,
+    set_finetuning,
+    trained_names,
+    trained_parameters,
+    trained_parts,
+)
+from anatodiff.networks.merge import merge_adapter, merged, split_adapter
 from anatodiff.networks.prototypes import ShapePrototypeModule
 
 __all__ = [
@@ -21,15 +19,21 @@ __all__ = [
     "Adapter",
     "Base",
     "DiT",
+    "FineTuning",
     "ShapePrototypeModule",
     "build_anatodiff",
     "build_dit",
     "load_adapter",
     "load_base",
+    "low_ranks",
+    "merge_adapter",
+    "merged",
     "save_adapter",
     "save_base",
     "set_finetuning",
+    "split_adapter",
     "trained_names",
     "trained_parameters",
+    "trained_parts",
     "with_classes",
 ]

@@ -4,12 +4,9 @@ Own code after Peebles and Xie, "Scalable Diffusion Models with Transformers", h
 Parameter names are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 import contextlib
-import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -72,7 +69,8 @@ class DiT(nn.Module):
             "num_classes": num_classes,
             "learn_sigma": learn_sigma,
         }
-        self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
+        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.null_label = num_classes  # the label that stands for no class
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
@@ -85,9 +83,9 @@ class DiT(nn.Module):
         self._initialise()
 
     @property
-    def null_label(self) -> int:
-        """The label that stands for no class."""
-        return self.num_classes
+    def num_classes(self) -> int:
+        """Number of classes, the null label not counted."""
+        return self.null_label
 
     def _initialise(self) -> None:
         """Start as DiT does: each block is the identity, the output is zero."""
@@ -105,24 +103,38 @@ class DiT(nn.Module):
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Cut latents into embedded patches with their positions; x (B, C, h, w) -> (B, T, D)."""
-        side = self.settings["input_size"]
-        if x.shape[1:] != (self.in_channels, side, side):
+        side = self.input_size
+        if x.shape[1] != self.in_channels or x.shape[2] != side or x.shape[3] != side:
             raise ValueError(
-                f"this DiT takes latents of {self.in_channels} x {side} x {side}, got {tuple(x.shape[1:])}; "
-                "set image_size to 8 times the DiT's input size, or give another base"
+                f"this DiT takes latents of {self.in_channels} x {side} x {side}, got {x.shape[1]} x {x.shape[2]} x "
+                f"{x.shape[3]}; set image_size to 8 times the DiT's input size, or give another base"
             )
         return self.x_embedder(x) + self.pos_embed  # (B, T, D)
 
     def unpatchify(self, x: torch.Tensor) -> torch.Tensor:
         """Put patches together; x (B, T, p * p * out_channels) -> (B, out_channels, h, w)."""
-        side, p = math.isqrt(x.shape[1]), self.patch_size
+        side, p = self.input_size // self.patch_size, self.patch_size
         x = x.reshape(-1, side, side, p, p, self.out_channels)  # (B, h/p, w/p, p, p, C)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, side * p, side * p)  # (B, C, h, w)
+
+    def add_shapes(self, shapes: ShapePrototypeModule, blocks: int) -> None:
+        """Offer prototypes to the last blocks.
+
+        Args:
+            shapes: the Shape Prototype Module.
+            blocks: number N of last blocks that receive them.
+        """
+        if not 1 <= blocks <= len(self.blocks):
+            raise ValueError(f"spm_blocks is {blocks}, the network has {len(self.blocks)}; choose 1 to {len(self.blocks)}")
+        self.shapes = shapes
+        for block in self.blocks[len(self.blocks) - blocks :]:
+            cast(DiTBlock, block).add_shape_layers(shapes.width, asks=shapes.query == "block")
 
     @contextlib.contextmanager
     def fixed_prototypes(self) -> Iterator[None]:
         """Compute the prototypes' keys and values once for all calls inside: they do not depend on t."""
-        self._memory = None if self.shapes is None else self.shapes.memory(self.embed)
+        if self.shapes is not None:
+            self._memory = self.shapes.memory(self.embed(self.shapes.prototypes))
         try:
             yield
         finally:
@@ -131,37 +143,38 @@ class DiT(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        timesteps: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
         context: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Predict the noise, and the variance fraction if it is learned.
+        """Predict the noise (or what else the base predicts), and the variance fraction if it is learned.
 
         Args:
             x: (B, C, h, w) noised, scaled latents.
-            timesteps: (B,) times, 0 to 999.
+            timesteps: (B,) times, 0 to 999, or 0 to 1 for a flow; None is 0 for all.
             context: (B, T, D) tokens that are added to the patches (e.g. an embedded anatomy mask), or None.
             class_labels: (B,) classes; None is the null label for all.
 
         Returns:
             (B, out_channels, h, w).
         """
+        if timesteps is None:
+            timesteps = torch.zeros(len(x), device=x.device)  # (B,)
         if class_labels is None:
-            class_labels = torch.full((len(x),), self.null_label, device=x.device)  # (B,)
+            class_labels = torch.full((len(x),), self.null_label, dtype=torch.long, device=x.device)  # (B,)
         x = self.embed(x)  # (B, T, D)
         if context is not None:
             x = x + context  # (B, T, D)
         c = self.t_embedder(timesteps) + self.y_embedder(class_labels)  # (B, D)
-        first = len(self.blocks) - (0 if self.shapes is None else self.shapes.blocks)
-        memory, shape_context = self._memory, None
+        memory = self._memory
+        z_c: torch.Tensor | None = None  # annotated for TorchScript
         if self.shapes is not None:
-            memory = self.shapes.memory(self.embed) if memory is None else memory  # 2 x (K*T, d)
-            shape_context = self.shapes(x, memory) if self.shapes.query == "input" else None  # (B, T, d)
-        for i, block in enumerate(self.blocks):
-            if self.shapes is None or i < first:
-                x = block(x, c)  # (B, T, D)
-                continue
-            if self.shapes.query == "block" and memory is not None:
-                shape_context = self.shapes(x, memory)  # (B, T, d)
-            x = block(x, c, self.shapes, shape_context, i - first)  # (B, T, D)
+            if memory is None:
+                memory = self.shapes.memory(self.embed(self.shapes.prototypes))  # 2 x (K*T, d)
+            if self.shapes.query == "input":
+                z_c = self.shapes(x, memory)  # (B, T, d)
+        for block in self.blocks:
+            if self.shapes is not None and memory is not None:
+                z_c = self.shapes(x, memory) if block.asks_shapes else z_c  # (B, T, d)
+            x = block(x, c, z_c)  # (B, T, D)
         return self.unpatchify(self.final_layer(x, c))  # (B, out_channels, h, w)

@@ -3,46 +3,87 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import nn
 
 from anatodiff.networks.dit import DiT
-from anatodiff.networks.layers import DiTBlock
+from anatodiff.networks.layers import DiTBlock, TunedLinear
+from anatodiff.networks.low_rank import LowRank
 
 logger = logging.getLogger(__name__)
 
-MODES = ("difffit", "full")
+MODES = ("full", "bitfit", "difffit", "lora", "selora")
+GAMMAS = ("block", "linear")
+LAYERS = ("qkv", "proj", "fc1", "fc2")
+SELORA_START = 1  # rank that every layer begins with (Mao et al., section 3)
 
 
-def set_finetuning(model: DiT, mode: str = "difffit") -> DiT:
+@dataclass(frozen=True)
+class FineTuning:
+    """How a DiT is fine-tuned.
+
+    Args:
+        mode: "full": every parameter. "bitfit": the biases. "difffit": the biases and scales gamma that start at 1.
+            "lora": low-rank additions to linear layers. "selora": the same, growing from rank 1 where the Fisher
+            information asks for it. All but "full" leave every other weight as it is; the label table, which is new,
+            and the Shape Prototype Module, where there is one, always train.
+        gamma: scales of "difffit": "block": one vector on the attention and one on the feed-forward output of each
+            block (AnatoDiff eq. 9-10); "linear": one on each linear layer of the blocks (DiffFit's own).
+        lora_rank: rank of "lora", largest rank of "selora".
+        lora_scale: factor of the additions (alpha / rank in LoRA's terms).
+        lora_layers: layers of each block that get an addition, of "qkv", "proj", "fc1", "fc2".
+
+    Raises:
+        ValueError: an argument is not one of those named here.
+
+    References:
+        Zaken et al., "BitFit", https://arxiv.org/abs/2106.10199; Xie et al., "DiffFit",
+        https://arxiv.org/abs/2304.06648; Hu et al., "LoRA", https://arxiv.org/abs/2106.09685; Mao et al., "SeLoRA",
+        https://arxiv.org/abs/2408.07196
+    """
+
+    mode: str = "difffit"
+    gamma: str = "block"
+    lora_rank: int = 8
+    lora_scale: float = 1.0
+    lora_layers: Sequence[str] = ("qkv", "proj")
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"finetuning must be one of {MODES}, got {self.mode!r}")
+        if self.gamma not in GAMMAS:
+            raise ValueError(f"gamma must be one of {GAMMAS}, got {self.gamma!r}")
+        if not self.lora_layers or not set(self.lora_layers) <= set(LAYERS):
+            raise ValueError(f"lora_layers must be some of {LAYERS}, got {list(self.lora_layers)}")
+
+
+def set_finetuning(model: DiT, mode: str | FineTuning = "difffit", seed: int = 0) -> DiT:
     """Freeze a DiT except for what the mode trains, and say what that is.
-
-    "difffit": all biases, the label table, and one scale gamma on the attention and one on the feed-forward output of
-    each block (AnatoDiff eq. 9-10), which start at 1. "full": every parameter. The Shape Prototype Module, where there
-    is one, is new and always trains.
 
     Args:
         model: network to change in place.
-        mode: "difffit" or "full".
+        mode: a mode of `FineTuning` with its defaults, or all settings.
+        seed: of the low-rank layers' first weights.
 
     Returns:
         the same network.
 
     Raises:
         ValueError: unknown mode.
-
-    References:
-        Xie et al., "DiffFit", https://arxiv.org/abs/2304.06648
     """
-    freeze(model, mode)
+    how = FineTuning(mode) if isinstance(mode, str) else mode
+    prepare(model, how, seed)
     parts = trained_parts(model)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(parts.values())
     listed = ", ".join(f"{part} {count:,}" for part, count in parts.items())
     logger.info(
-        "fine-tuning %r trains %s of %s parameters (%.2f %%): %s",
-        mode,
+        "fine-tuning %r trains %s of %s parameters (%.3f %%): %s",
+        how.mode,
         f"{trained:,}",
         f"{total:,}",
         100 * trained / total,
@@ -51,24 +92,58 @@ def set_finetuning(model: DiT, mode: str = "difffit") -> DiT:
     return model
 
 
-def freeze(model: DiT, mode: str) -> None:
+def prepare(model: DiT, how: FineTuning, seed: int = 0) -> None:
     """Do what `set_finetuning` does, in silence: an adapter that is read back trains nothing.
 
     Args:
         model: network to change in place.
-        mode: "difffit" or "full".
+        how: settings.
+        seed: of the low-rank layers' first weights.
     """
-    if mode not in MODES:
-        raise ValueError(f"finetuning must be one of {MODES}, got {mode!r}")
-    if mode == "difffit":
-        for block in model.blocks:
+    for block in model.blocks:
+        if how.mode == "difffit" and how.gamma == "block":
             cast(DiTBlock, block).add_gammas()
+        for layer in block_layers(block, LAYERS) if how.mode == "difffit" and how.gamma == "linear" else []:
+            layer.add_gamma()
+    if how.mode in ("lora", "selora"):
+        _add_low_rank(model, how, seed)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(mode == "full" or _in_difffit(name))
+        parameter.requires_grad_(how.mode == "full" or _is_new(name) or _is_tuned(name, how.mode))
 
 
-def _in_difffit(name: str) -> bool:
-    return name.endswith(".bias") or name.startswith(("shapes.", "y_embedder.")) or ".gamma" in name
+def _add_low_rank(model: DiT, how: FineTuning, seed: int) -> None:
+    start = SELORA_START if how.mode == "selora" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for block in model.blocks:
+            for layer in block_layers(block, how.lora_layers):
+                addition = LowRank(layer.in_features, layer.out_features, how.lora_rank, how.lora_scale, start)
+                layer.low_rank = addition.to(layer.weight.device)
+
+
+def block_layers(block: nn.Module, names: Sequence[str]) -> list[TunedLinear]:
+    """List the linear layers of a block that a fine-tune may enter.
+
+    Args:
+        block: a `DiTBlock`.
+        names: of "qkv", "proj", "fc1", "fc2".
+
+    Returns:
+        the layers, in the order of the block.
+    """
+    found = cast(DiTBlock, block)
+    layers = {"qkv": found.attn.qkv, "proj": found.attn.proj, "fc1": found.mlp.fc1, "fc2": found.mlp.fc2}
+    return [layer for name, layer in layers.items() if name in names]
+
+
+def _is_new(name: str) -> bool:
+    return name.startswith(("shapes.", "y_embedder.")) or ".shape_" in name
+
+
+def _is_tuned(name: str, mode: str) -> bool:
+    if mode in ("lora", "selora"):
+        return ".low_rank." in name
+    return name.endswith(".bias") or ".gamma" in name
 
 
 def trained_parts(model: DiT) -> dict[str, int]:
@@ -84,16 +159,30 @@ def trained_parts(model: DiT) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith("shapes."):
+        if name.startswith("shapes.") or ".shape_" in name:
             part = "shape prototype module"
         elif name.startswith("y_embedder."):
             part = "label table"
         elif ".gamma" in name:
             part = "gamma"
+        elif ".low_rank." in name:
+            part = "low-rank additions"
         else:
             part = "biases" if name.endswith(".bias") else "weights"
         counts[part] = counts.get(part, 0) + parameter.numel()
     return counts
+
+
+def low_ranks(model: nn.Module) -> list[tuple[str, LowRank]]:
+    """List the low-rank additions of a network.
+
+    Args:
+        model: network after `set_finetuning`.
+
+    Returns:
+        (name, module) in their fixed order; empty for the other modes.
+    """
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LowRank)]
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -115,7 +204,8 @@ def trained_names(model: nn.Module) -> list[str]:
         model: network after `set_finetuning`.
 
     Returns:
-        names in its state dict: each trained parameter, and the prototypes' latents.
+        names in its state dict: each trained parameter, and the buffers that a fine-tune adds.
     """
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return [name for name in model.state_dict() if name in trained or name == "shapes.prototypes"]
+    new = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    new |= {name for name, _ in model.named_buffers() if ".low_rank." in name or name == "shapes.prototypes"}
+    return [name for name in model.state_dict() if name in new]

@@ -4,33 +4,34 @@ Own code after Peebles and Xie, "Scalable Diffusion Models with Transformers", h
 Parameter names are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anatodiff.networks.prototypes import ShapePrototypeModule
-
-FREQUENCY_CHANNELS = 256  # of the timestep's sinusoids
-MAX_PERIOD = 10_000.0
+from anatodiff.networks.low_rank import LowRank
 
 
-def sinusoids(positions: torch.Tensor, channels: int, sine_first: bool) -> torch.Tensor:
+def sinusoids(
+    positions: torch.Tensor,
+    channels: int,
+    sine_first: bool,
+    max_period: float = 10_000.0,
+) -> torch.Tensor:
     """Embed numbers in sines and cosines of falling frequency (Vaswani et al. 2017).
 
     Args:
         positions: (N,) numbers.
         channels: even size of the embedding.
         sine_first: sines, then cosines (positions in an image), or the reverse (timesteps).
+        max_period: of the slowest sine, in units of 2 pi.
 
     Returns:
         (N, channels).
     """
     half = channels // 2
-    frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=positions.device) / half)
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=positions.device) / half)
     angles = positions[:, None].float() * frequencies  # (N, channels/2)
     parts = [angles.sin(), angles.cos()] if sine_first else [angles.cos(), angles.sin()]
     return torch.cat(parts, dim=1)  # (N, channels)
@@ -52,20 +53,46 @@ def position_embedding(grid: int, channels: int) -> torch.Tensor:
     return torch.cat([columns, rows], dim=1)[None]  # (1, T, D)
 
 
+class TunedLinear(nn.Linear):
+    """A linear layer with the two places where a fine-tune enters: y = gamma (W x + b + scale B A x).
+
+    Both are absent until `set_finetuning` adds one, so that a base has plain DiT's parameter names.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.gamma: nn.Parameter | None
+        self.register_parameter("gamma", None)  # DiffFit's own scale of a layer, https://arxiv.org/abs/2304.06648
+        self.low_rank: LowRank | None = None  # LoRA's or SeLoRA's addition
+
+    def add_gamma(self) -> None:
+        """Give the layer a scale of 1, so that nothing changes yet."""
+        self.gamma = nn.Parameter(torch.ones(self.out_features, device=self.weight.device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform; x (..., in_features) -> (..., out_features)."""
+        y = F.linear(x, self.weight, self.bias)  # (..., out_features)
+        if self.low_rank is not None:
+            y = y + self.low_rank(x)  # (..., out_features)
+        if self.gamma is not None:
+            y = self.gamma * y  # (..., out_features)
+        return y
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over the patches of one image."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.qkv = TunedLinear(hidden_size, 3 * hidden_size)
+        self.proj = TunedLinear(hidden_size, hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend; x (B, T, D) -> (B, T, D)."""
         b, t, d = x.shape
         qkv = self.qkv(x).reshape(b, t, 3, self.num_heads, d // self.num_heads)  # (B, T, 3, heads, D/heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, heads, T, D/heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, T, D/heads)
         out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, D/heads)
         return self.proj(out.transpose(1, 2).reshape(b, t, d))  # (B, T, D)
 
@@ -75,8 +102,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, ratio: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(hidden_size, int(hidden_size * ratio))
-        self.fc2 = nn.Linear(int(hidden_size * ratio), hidden_size)
+        self.fc1 = TunedLinear(hidden_size, int(hidden_size * ratio))
+        self.fc2 = TunedLinear(int(hidden_size * ratio), hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform each patch; x (B, T, D) -> (B, T, D)."""
@@ -98,6 +125,10 @@ class DiTBlock(nn.Module):
         # gamma_1 and gamma_2 of eq. 9-10; absent until `set_finetuning` adds them, so a base has plain DiT's keys.
         self.register_parameter("gamma1", None)
         self.register_parameter("gamma2", None)
+        # The block's own layers for z_c of eq. 13 and 14; absent but in the last N blocks of AnatoDiff.
+        self.shape_attention: nn.Linear | None = None
+        self.shape_feedforward: nn.Linear | None = None
+        self.asks_shapes = False  # whether its own input is the query of eq. 12
 
     def add_gammas(self) -> None:
         """Give the block the scales of eq. 9-10, all 1, so that nothing changes yet."""
@@ -105,22 +136,28 @@ class DiTBlock(nn.Module):
         self.gamma1 = nn.Parameter(torch.ones(len(like), device=like.device))
         self.gamma2 = nn.Parameter(torch.ones(len(like), device=like.device))
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        c: torch.Tensor,
-        shapes: ShapePrototypeModule | None = None,
-        shape_context: torch.Tensor | None = None,
-        position: int = 0,
-    ) -> torch.Tensor:
+    def add_shape_layers(self, width: int, asks: bool) -> None:
+        """Give the block its two layers for the prototypes, both zero, so that nothing changes yet.
+
+        Args:
+            width: width d of the prototype representation z_c.
+            asks: whether the block's own input is the query.
+        """
+        self.asks_shapes = asks
+        hidden_size = self.attn.proj.out_features
+        self.shape_attention = nn.Linear(width, hidden_size)
+        self.shape_feedforward = nn.Linear(width, hidden_size)
+        for layer in (self.shape_attention, self.shape_feedforward):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor, z_c: torch.Tensor | None = None) -> torch.Tensor:
         """Apply the block.
 
         Args:
             x: (B, T, D) patches.
             c: (B, D) embedding of time and class.
-            shapes: the Shape Prototype Module, in the last N blocks only.
-            shape_context: (B, T, d) prototype representation z_c.
-            position: which of the last N blocks this is.
+            z_c: (B, T, d) prototype representation; read by the last N blocks only.
 
         Returns:
             (B, T, D).
@@ -128,12 +165,12 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(6, dim=2)  # (B, 1, D)
         out = gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)  # (B, T, D)
         x = x + (out if self.gamma1 is None else self.gamma1 * out)  # (B, T, D)
-        if shapes is not None and shape_context is not None:
-            x = x + shapes.after_attention[position](shape_context)  # (B, T, D)
+        if self.shape_attention is not None and z_c is not None:
+            x = x + self.shape_attention(z_c)  # (B, T, D)
         out = gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)  # (B, T, D)
         x = x + (out if self.gamma2 is None else self.gamma2 * out)  # (B, T, D)
-        if shapes is not None and shape_context is not None:
-            x = x + shapes.after_feedforward[position](shape_context)  # (B, T, D)
+        if self.shape_feedforward is not None and z_c is not None:
+            x = x + self.shape_feedforward(z_c)  # (B, T, D)
         return x
 
 
@@ -169,13 +206,14 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
+        self.frequencies = 256
         self.mlp = nn.Sequential(
-            nn.Linear(FREQUENCY_CHANNELS, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+            nn.Linear(self.frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
         """Embed; t (B,) -> (B, D)."""
-        return self.mlp(sinusoids(t, FREQUENCY_CHANNELS, sine_first=False))  # (B, D)
+        return self.mlp(sinusoids(t, self.frequencies, sine_first=False))  # (B, D)
 
 
 class LabelEmbedder(nn.Module):

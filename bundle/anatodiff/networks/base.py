@@ -1,0 +1,202 @@
+"""A base: a pretrained DiT from a file, ours or a published one, and what belongs to it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anatodiff.autoencoders import LatentCodec
+from anatodiff.diffusion import DiffusionSettings
+from anatodiff.networks.dit import DiT
+from anatodiff.networks.published import LICENCE, SD_SCALE_FACTOR, WIDTHS, published_settings
+from anatodiff.weights import Weights, WeightsError, read_weights, save_weights, shipped
+
+SHIPPED_NAME = "dit.safetensors"
+DIT_SIZES: dict[str, dict[str, int]] = {
+    f"DiT-{name}/{patch}": {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": patch}
+    for name, (depth, width, heads) in WIDTHS.items()
+    for patch in (2, 4, 8)
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained DiT and what belongs to it.
+
+    Args:
+        network: the DiT.
+        scale_factor: what latents are multiplied with before the DiT sees them (1 / their standard deviation).
+        classes: names of its classes.
+        sha256: hash of its file.
+        autoencoder_sha256: hash of the autoencoder in use with it.
+        licence: licence of the data that it was trained on.
+        diffusion: noise schedule and what the network predicts.
+    """
+
+    network: DiT
+    scale_factor: float
+    classes: list[str]
+    sha256: str
+    autoencoder_sha256: str
+    licence: str
+    diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+
+
+def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4, seed: int = 0) -> DiT:
+    """Build an untrained DiT of the registry.
+
+    Args:
+        size: a name in `DIT_SIZES`, e.g. "DiT-XL/2".
+        num_classes: number of classes.
+        input_size: side of the latent.
+        in_channels: channels of the latent.
+        seed: seed of the initial weights.
+
+    Returns:
+        the network.
+
+    Raises:
+        ValueError: unknown size.
+    """
+    if size not in DIT_SIZES:
+        raise ValueError(f"unknown DiT size {size!r}; choose one of {', '.join(DIT_SIZES)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = DIT_SIZES[size]
+        return DiT(
+            input_size=input_size,
+            patch_size=shape["patch_size"],
+            in_channels=in_channels,
+            hidden_size=shape["hidden_size"],
+            depth=shape["depth"],
+            num_heads=shape["num_heads"],
+            num_classes=num_classes,
+        )
+
+
+def save_base(path: str | Path, base: Base, notes: dict[str, Any], half: bool = True) -> str:
+    """Write a base.
+
+    Args:
+        path: .safetensors file.
+        base: what to write; its `sha256` is ignored.
+        notes: how it was trained.
+        half: store in fp16.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    settings = {
+        "kind": "dit",
+        "network": base.network.settings,
+        "scale_factor": base.scale_factor,
+        "classes": base.classes,
+        "autoencoder_sha256": base.autoencoder_sha256,
+        "licence": base.licence,
+        "diffusion": asdict(base.diffusion),
+        "notes": notes,
+    }
+    tensors = {name: tensor for name, tensor in base.network.state_dict().items() if name != "pos_embed"}
+    return save_weights(path, tensors, settings, half=half)
+
+
+def load_base(
+    path: str | Path | None = None,
+    autoencoder: LatentCodec | None = None,
+    prediction: str | None = None,
+) -> Base:
+    """Read a base, frozen and in evaluation mode.
+
+    Args:
+        path: a base of this bundle, or a published DiT or SiT state dict (.pt or .safetensors); None takes the base
+            that ships with the bundle.
+        autoencoder: the autoencoder in use; it must fit the base.
+        prediction: what a published network predicts: "epsilon" (DiT, the default) or "flow" (SiT), which the file
+            does not tell; None for a base of this bundle, whose file does.
+
+    Returns:
+        the base.
+
+    Raises:
+        WeightsError: the file is missing, is no DiT, or does not fit the autoencoder or the prediction.
+    """
+    path = shipped(SHIPPED_NAME) if path is None else Path(path)
+    weights = read_weights(path, "a base of this bundle (kind 'dit') or of a published DiT or SiT")
+    if weights.settings:
+        return _our_base(path, weights, autoencoder, prediction)
+    return _published_base(path, weights, autoencoder, prediction or "epsilon")
+
+
+def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, prediction: str | None) -> Base:
+    settings = weights.settings
+    if settings["kind"] not in ("dit", "merged"):
+        raise WeightsError(f"{path}: expected weights of kind 'dit', found {settings['kind']}; give the right file")
+    if settings.get("shapes"):
+        raise WeightsError(f"{path}: merged weights with shape prototypes cannot be fine-tuned again; give their base")
+    if autoencoder is not None and settings["autoencoder_sha256"] != autoencoder.sha256:
+        raise WeightsError(f"{path}: this DiT was trained with another autoencoder; give the one that belongs to it")
+    # A file without the entry is of the first kind of base: 1,000 linear steps, noise.
+    diffusion = DiffusionSettings(**settings.get("diffusion", {}))
+    if prediction is not None and prediction != diffusion.prediction:
+        raise WeightsError(f"{path}: this base predicts {diffusion.prediction!r}, not {prediction!r}; leave it out")
+    network = DiT(**settings["network"])
+    ours = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("adapter.")}
+    network.load_state_dict({**ours, "pos_embed": network.pos_embed}, assign=True)
+    return Base(
+        network=network.eval().requires_grad_(False),
+        scale_factor=settings["scale_factor"],
+        classes=settings["classes"],
+        sha256=weights.sha256,
+        autoencoder_sha256=settings["autoencoder_sha256"],
+        licence=settings["licence"],
+        diffusion=diffusion,
+    )
+
+
+def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, prediction: str) -> Base:
+    settings = published_settings(path, weights.tensors)
+    if autoencoder is not None and (
+        autoencoder.latent_channels != settings["in_channels"] or autoencoder.scaling_factor is None
+    ):
+        raise WeightsError(
+            f"{path}: a published DiT works on latents of the Stable Diffusion VAE; give its folder by autoencoder_path"
+        )
+    diffusion = DiffusionSettings(schedule="flow" if prediction == "flow" else "linear", prediction=prediction)
+    with torch.device("meta"):
+        network = DiT(**settings)
+    network.load_state_dict(weights.tensors, assign=True)
+    scale = None if autoencoder is None else autoencoder.scaling_factor
+    return Base(
+        network=network.eval().requires_grad_(False),
+        scale_factor=SD_SCALE_FACTOR if scale is None else scale,
+        classes=[str(number) for number in range(settings["num_classes"])],
+        sha256=weights.sha256,
+        autoencoder_sha256="" if autoencoder is None else autoencoder.sha256,
+        licence=LICENCE,
+        diffusion=diffusion,
+    )
+
+
+def with_classes(network: DiT, num_classes: int) -> DiT:
+    """Copy a DiT for other classes: each new label row starts as the base's null row, so it says nothing yet.
+
+    Args:
+        network: the base's network, left as it is.
+        num_classes: number of new classes.
+
+    Returns:
+        a new network whose labelled and unlabelled outputs equal the base's unlabelled one.
+    """
+    new = copy.deepcopy(network)
+    null_row = network.y_embedder.embedding_table.weight.detach()[-1:]
+    table = nn.Embedding(num_classes + 1, null_row.shape[1], device=null_row.device)
+    table.weight.data.copy_(null_row.expand(num_classes + 1, -1))
+    new.y_embedder.embedding_table = table
+    new.null_label = num_classes
+    new.settings["num_classes"] = num_classes
+    return new

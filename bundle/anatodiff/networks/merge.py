@@ -1,0 +1,85 @@
+"""A base and its adapter merged into plain weights, and the adapter taken out again."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from anatodiff.networks.adapter import adapter_network
+from anatodiff.networks.base import load_base
+from anatodiff.networks.dit import DiT
+from anatodiff.networks.finetuning import LAYERS, block_layers
+from anatodiff.weights import load_weights, save_weights
+
+
+@torch.no_grad()
+def merged(network: DiT) -> DiT:
+    """Fold what a fine-tune added into the weights that a plain DiT has.
+
+    gamma (W x + b + B A x) becomes W' x + b' with W' = gamma (W + B A) and b' = gamma b; gamma_1 and gamma_2 of
+    eq. 9-10 go into the last layer of the attention and of the feed-forward. The Shape Prototype Module depends on
+    its input and stays.
+
+    Args:
+        network: fine-tuned network, left as it is.
+
+    Returns:
+        a network with the same outputs to rounding and no gammas or low-rank additions.
+    """
+    new = copy.deepcopy(network)
+    for block in new.blocks:
+        for layer in block_layers(block, LAYERS):
+            if layer.low_rank is not None:
+                layer.weight += layer.low_rank.product()  # (out, in)
+                layer.low_rank = None
+            outer = {id(block.attn.proj): block.gamma1, id(block.mlp.fc2): block.gamma2}.get(id(layer))
+            for gamma in (layer.gamma, outer):
+                if gamma is not None:
+                    layer.weight *= gamma[:, None]  # (out, in)
+                    layer.bias *= gamma  # (out,)
+            layer.gamma = None
+        block.gamma1 = block.gamma2 = None
+    return new
+
+
+def merge_adapter(adapter_path: str | Path, path: str | Path, base_path: str | Path | None = None) -> str:
+    """Write base and adapter as one file that needs no base; the adapter stays inside, see `split_adapter`.
+
+    Args:
+        adapter_path: .safetensors file of `save_adapter`.
+        path: file to write.
+        base_path: the base of the adapter; None: the one that ships.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    adapter = load_weights(adapter_path, "adapter")
+    base = load_base(base_path, prediction=adapter.settings["diffusion"]["prediction"])
+    network = merged(adapter_network(adapter_path, adapter, base))
+    settings = {
+        **adapter.settings,
+        "kind": "merged",
+        "network": network.settings,
+        "licence": base.licence,
+        "adapter": adapter.settings,
+    }
+    kept = {f"adapter.{name}": tensor for name, tensor in adapter.tensors.items()}
+    return save_weights(path, {**network.state_dict(), **kept}, settings)
+
+
+def split_adapter(merged_path: str | Path, path: str | Path) -> str:
+    """Take the adapter out of a merged file.
+
+    Args:
+        merged_path: file of `merge_adapter`.
+        path: file to write: byte for byte the adapter that was merged.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    whole = load_weights(merged_path, "merged")
+    prefix = "adapter."
+    tensors = {name.removeprefix(prefix): t for name, t in whole.tensors.items() if name.startswith(prefix)}
+    return save_weights(path, tensors, whole.settings["adapter"])
