@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from monai.bundle import ConfigWorkflow, verify_metadata
-from support import ROOT, options_for, run_workflow
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from support import ROOT, SMALL, bundle_command, options_for, run_workflow
 
-CONFIGS = ("train", "inference", "prepare", "train_autoencoder", "pretrain")
+from anatodiff.networks import load_adapter
+
+CONFIGS = ("train", "inference", "evaluate", "prepare", "train_autoencoder", "pretrain")
+OVERLAYS = ("paper", "multi_gpu")
 
 
 def test_layout_of_a_bundle() -> None:
@@ -25,7 +30,7 @@ def test_metadata_passes_monais_own_check(shared_data: Path, tmp_path: Path) -> 
 
 
 def test_no_expression_is_longer_than_one_call() -> None:
-    for name in CONFIGS:
+    for name in CONFIGS + OVERLAYS:
         text = (ROOT / "configs" / f"{name}.json").read_text()
         for part in text.split('"'):
             if part.startswith("$"):
@@ -60,7 +65,7 @@ def test_properties_of_the_inference_workflow(
 def test_paths_follow_the_bundle_root(name: str) -> None:
     workflow = ConfigWorkflow(str(ROOT / "configs" / f"{name}.json"), bundle_root="/elsewhere")
     workflow.parser.parse()
-    place = "run_dir" if name == "inference" else "output_dir"
+    place = "run_dir" if name in ("inference", "evaluate") else "output_dir"
     assert workflow.parser.get_parsed_content(place).startswith("/elsewhere/output/")
 
 
@@ -69,3 +74,50 @@ def test_run_ids(name: str) -> None:
     config = json.loads((ROOT / "configs" / f"{name}.json").read_text())
     assert "run" in config
     assert ("training" in config) == (name in ("train", "train_autoencoder", "pretrain"))
+
+
+@pytest.fixture
+def trained(small_images: Path, small_weights: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Options of inference on a finished run."""
+    run_workflow("train", **options_for("train", small_images, small_weights, tmp_path))
+    return {**options_for("inference", small_images, small_weights, tmp_path), "run_dir": str(tmp_path / "out")}
+
+
+def test_verify_net_in_out_passes(trained: dict[str, str]) -> None:
+    shape = {"_meta_#network_data_format#inputs#image#spatial_shape": [8, 8]}  # the small network's latents
+    places = {"meta_file": str(ROOT / "configs" / "metadata.json"), "config_file": str(ROOT / "configs/inference.json")}
+    verify_net_in_out(net_id="network_def", device="cpu", **places, **trained, **shape)
+
+
+def test_ckpt_export_to_torchscript(trained: dict[str, str], tmp_path: Path) -> None:
+    script_path, folder = tmp_path / "model.ts", Path(trained["run_dir"])
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(script_path),
+        ckpt_file=str(folder / "model.pt"),
+        meta_file=str(ROOT / "configs" / "metadata.json"),
+        config_file=str(ROOT / "configs" / "inference.json"),
+        **trained,
+    )
+    script = torch.jit.load(str(script_path))
+    network = load_adapter(folder / "adapter.safetensors", trained["base_path"]).network
+    x, times, labels = torch.randn(2, 4, 8, 8), torch.tensor([3, 800]), torch.tensor([0, 1])
+    torch.testing.assert_close(script(x, times, None, labels), network(x, times, None, labels), rtol=1e-5, atol=1e-5)
+
+
+def test_yaml_does_what_json_does(small_images: Path, small_weights: dict[str, str], tmp_path: Path) -> None:
+    logs = []
+    for ending in (".json", ".yaml"):
+        config = tmp_path / f"train{ending}"
+        ConfigParser.export_config_file(
+            ConfigParser.load_config_file(str(ROOT / "configs" / "train.json")), str(config), fmt=ending[1:]
+        )
+        root = tmp_path / ending
+        options = {**SMALL["train"], **options_for("train", small_images, small_weights, root)}
+        command = bundle_command(
+            "train.json", *(part for key, value in options.items() for part in (f"--{key}", value))
+        )
+        command[command.index("--config_file") + 1] = str(config)
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        logs.append((root / "out" / "losses.csv").read_bytes())
+    assert logs[0] == logs[1]

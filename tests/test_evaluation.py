@@ -112,6 +112,7 @@ def test_samples_of_a_run_are_found_and_the_same_command_again_changes_nothing(r
     out = run("train")
     record = measured(samples_dir=str(out / "samples"))
     assert record["settings"]["samples"] == {"measured": 6, "of": 6}
+    assert record["settings"]["training_images"] == {"measured": 6, "of": 24}
     before = (out / "evaluation.json").read_bytes()
     measured(samples_dir=str(out / "samples"))
     assert (out / "evaluation.json").read_bytes() == before
@@ -177,12 +178,16 @@ def test_three_images_are_enough_for_fewer_neighbours(measured: Measured, small_
     assert measured(samples_dir=str(tmp_path / "three"), neighbours=2)["settings"]["samples"]["measured"] == 3
 
 
-def test_a_network_of_the_user(measured: Measured, noisy: Path, tmp_path: Path) -> None:
+def test_a_network_of_the_user(measured: Measured, small_images: Path, noisy: Path, tmp_path: Path) -> None:
     path = make_features(tmp_path, seed=0)
     record = measured(samples_dir=str(noisy), features_path=path, autoencoder_path=None)
     network = {"name": "features0.pt", "sha256": sha256_of(path), "dimensions": 6, "standardised": False}
     assert record["settings"]["features"] == network
     assert record["measures"]["synthetic"]["frechet_distance"] > 2 * record["measures"]["real"]["frechet_distance"]
+    datalist = make_datalist(small_images)
+    parts = [ImageDataset(items, SIZE, tmp_path / "again").images for items in (datalist.test, datalist.train)]
+    plain = frechet_distance(*(TorchScriptFeatures(path)(images) for images in parts))
+    assert record["measures"]["real"]["frechet_distance"] == pytest.approx(plain, rel=1e-6)
 
 
 class Means(torch.nn.Module):

@@ -138,12 +138,14 @@ def literal_density_peaks(points: np.ndarray, k: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("n", "k"), [(6, 2), (60, 1), (60, 9), (90, 25), (25, 25)])
-@pytest.mark.parametrize("kind", ["binary", "grey", "plane"])
+@pytest.mark.parametrize("kind", ["binary", "grey", "plane", "ring"])
 def test_density_peaks_agree_with_a_literal_reference(n: int, k: int, kind: str) -> None:
     random = np.random.default_rng(n + k)
     rows = {
         "binary": discs(n, noise=0.02, seed=k).reshape(n, -1),
         "grey": random.random((n, 40)).astype(np.float32),
+        # Each like the next one: all densities are equal, however they are summed.
+        "ring": sum(np.roll(np.eye(n, dtype=np.float32), i, axis=0) for i in range(3)),
         "plane": (random.integers(0, 3, (n, 1)) * 0.3 + 0.05 * random.standard_normal((n, 2))).astype(np.float32),
     }[kind]
     assert density_peak_clusters(rows, k).tolist() == literal_density_peaks(rows.astype(np.float64), k)
@@ -159,8 +161,9 @@ def test_density_peaks_follow_long_clusters_that_k_means_cuts_in_half() -> None:
     assert 0.4 < (halves == labels).mean() < 0.6
 
 
+@pytest.mark.filterwarnings("error")
 def test_copies_of_an_image_share_its_cluster() -> None:
-    """With so many copies the 2nd percentile of the distances is 0, and three images have no density at all."""
+    """With so many copies the 2nd percentile of the distances is 0."""
     images, labels, shapes = families((40, 30), noise=0.0)
     odd = discs(2, noise=0.4)
     every = np.concatenate([images, odd])
@@ -168,6 +171,16 @@ def test_copies_of_an_image_share_its_cluster() -> None:
     np.testing.assert_array_equal(prototypes, np.concatenate([shapes, odd]))
     one = ShapePrototypes(1, "density_peak")(images[labels == 0])
     np.testing.assert_array_equal(one, shapes[:1])
+
+
+def test_no_copy_becomes_a_centre_before_a_lone_image() -> None:
+    """Beside images that are nearly equal a lone one has no density at all, and a copy has no gap, but for rounding."""
+    random = np.random.default_rng(0)
+    near = (0.5 + 0.001 * random.standard_normal((10, 5000))).astype(np.float32)
+    lone = random.random((3, 5000), dtype=np.float32)
+    labels = density_peak_clusters(np.concatenate([near, near, near, lone]), 13)
+    assert sorted(labels[:10].tolist() + labels[30:].tolist()) == list(range(13))
+    assert (labels[:10] == labels[10:20]).all() and (labels[:10] == labels[20:30]).all()
 
 
 def test_density_peaks_need_no_seed_and_no_thread() -> None:

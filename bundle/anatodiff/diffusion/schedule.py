@@ -49,7 +49,7 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}")
         alphas, sigmas = alphas.double(), sigmas.double()
         falls = bool((alphas.diff() < 0).all() and (sigmas.diff() > 0).all())
-        if not falls or not 0 <= float(alphas[-1]) <= float(alphas[0]) < 1 or not 0 < float(sigmas[0]):
+        if not falls or not 0 <= float(alphas[-1]) <= float(alphas[0]) < 1 or not float(sigmas[0]) > 0:
             raise ValueError("alphas must fall and sigmas rise strictly inside [0, 1]; check the schedule's betas")
         if prediction == "epsilon" and float(alphas[-1]) == 0:
             raise ValueError(

@@ -96,7 +96,7 @@ class Checkpoints:
         self.network.load_state_dict(state["network"], strict=False)
         self.ema.ema_model.load_state_dict(state["ema"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None:
+        if state["scaler"] is not None and engine.scaler is not None:
             engine.scaler.load_state_dict(state["scaler"])
         self.batches.step = engine.state.iteration = state["step"]
         engine.state.epoch = state["step"] // (engine.state.epoch_length or 1)
@@ -136,7 +136,7 @@ class Checkpoints:
         """Write the checkpoint of the engine's step; one process writes for all."""
         if not is_main():
             return
-        step, scaler = engine.state.iteration, getattr(engine, "scaler", None)
+        step, scaler = engine.state.iteration, engine.scaler
         names, now, average = trained_names(self.network), self.network.state_dict(), self.ema.ema_model.state_dict()
         state = {
             "step": step,

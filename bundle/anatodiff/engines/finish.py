@@ -117,9 +117,7 @@ class FineTuneResult:
         network = cast(DiT, self.ema.ema_model)
         facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
         path = self.output_dir / ADAPTER_NAME
-        weights_hash = save_adapter(
-            path, network, trained_names(self.network), self.base, self.tuning, facts
-        )
+        weights_hash = save_adapter(path, network, trained_names(self.network), self.base, self.tuning, facts)
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
         # What MONAI's own tools look for. Through a file object: given a path, torch writes its random name inside.
         with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:

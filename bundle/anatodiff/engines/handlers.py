@@ -104,7 +104,7 @@ class ProgressGrid:
         network: network to sample from (the moving average).
         inferer: sampler.
         num_classes: images go round the classes.
-        images: number of images.
+        images: number of images; 0 draws none.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ProgressGrid:
         network: nn.Module,
         inferer: Inferer,
         num_classes: int,
-        images: int = 8,
+        images: int,
     ) -> None:
         self.directory, self.network, self.inferer = Path(directory), network, inferer
         self.numbers = torch.arange(images)
@@ -121,11 +121,10 @@ class ProgressGrid:
 
     def attach(self, engine: Workflow) -> None:
         """Hook into a trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._sample)
+        if len(self.numbers) and is_main():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._sample)
 
     def _sample(self, engine: Workflow) -> None:
-        if not is_main():
-            return
         device = engine.state.device
         self.network.to(device).eval()
         images = self.inferer(self.numbers, self.network, class_labels=self.labels.to(device))  # (B, 1, H, W)

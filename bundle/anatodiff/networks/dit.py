@@ -125,7 +125,9 @@ class DiT(nn.Module):
             blocks: number N of last blocks that receive them.
         """
         if not 1 <= blocks <= len(self.blocks):
-            raise ValueError(f"spm_blocks is {blocks}, the network has {len(self.blocks)}; choose 1 to {len(self.blocks)}")
+            raise ValueError(
+                f"spm_blocks is {blocks}, the network has {len(self.blocks)}; choose 1 to {len(self.blocks)}"
+            )
         self.shapes = shapes
         for block in self.blocks[len(self.blocks) - blocks :]:
             cast(DiTBlock, block).add_shape_layers(shapes.width, asks=shapes.query == "block")

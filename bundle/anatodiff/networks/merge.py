@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -11,6 +12,7 @@ from anatodiff.networks.adapter import adapter_network
 from anatodiff.networks.base import load_base
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.finetuning import LAYERS, block_layers
+from anatodiff.networks.layers import DiTBlock
 from anatodiff.weights import load_weights, save_weights
 
 
@@ -29,16 +31,17 @@ def merged(network: DiT) -> DiT:
         a network with the same outputs to rounding and no gammas or low-rank additions.
     """
     new = copy.deepcopy(network)
-    for block in new.blocks:
+    for module in new.blocks:
+        block = cast(DiTBlock, module)
         for layer in block_layers(block, LAYERS):
             if layer.low_rank is not None:
-                layer.weight += layer.low_rank.product()  # (out, in)
+                layer.weight.add_(layer.low_rank.product())  # (out, in)
                 layer.low_rank = None
             outer = {id(block.attn.proj): block.gamma1, id(block.mlp.fc2): block.gamma2}.get(id(layer))
             for gamma in (layer.gamma, outer):
                 if gamma is not None:
-                    layer.weight *= gamma[:, None]  # (out, in)
-                    layer.bias *= gamma  # (out,)
+                    layer.weight.mul_(gamma[:, None])  # (out, in)
+                    layer.bias.mul_(gamma)  # (out,)
             layer.gamma = None
         block.gamma1 = block.gamma2 = None
     return new
