@@ -29,6 +29,8 @@ CASES: dict[str, tuple[str, dict[str, object], list[str]]] = {
     "few test images": ("train.json", {"test_fraction": 0.01}, ["held back", "test_fraction"]),
     "too many sampling steps": ("train.json", {"sampling_steps": 5000}, ["1 to 1000", "got 5000"]),
     "too few samples": ("train.json", {"samples_per_class": 0}, ["samples_per_class is 0"]),
+    "fp16 without a GPU": ("train.json", {"amp": "fp16", "device::name": "cpu"}, ["'fp16' needs a GPU", "bf16"]),
+    "unknown method": ("train.json", {"prototype_method": "kmedoids"}, ["'kmedoids'", "density_peak"]),
     "unknown device": ("train.json", {"device::name": "cuda:77"}, ["cuda:77", "'auto'"]),
 }
 

@@ -24,8 +24,9 @@ TRAINING = {
 }  # fmt: skip
 DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1,
-    "label_dropout": 1.0, "sampler": "ddpm", "sampling_steps": 2, "preview_steps": 3, "preview_images": 3, "guidance_scale": 1.0,
-    "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "accumulation_steps": 2,
+    "label_dropout": 1.0, "sampler": "ddpm", "sampling_steps": 2, "preview_steps": 3, "preview_images": 3,
+    "guidance_scale": 1.0, "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16",
+    "accumulation_steps": 2,
 }  # fmt: skip
 FOLDERS = (
     "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +27,14 @@ from anatodiff.networks import Base, DiT, save_base
 from anatodiff.weights import Weights, load_weights
 
 TEXT = (ROOT / "docs" / "paper.md").read_text()
+PAPER = json.loads((ROOT / "configs" / "paper.json").read_text())
+SETTINGS = {**json.loads((ROOT / "configs" / "train.json").read_text()), **PAPER}
 IMAGES = 126  # a third of them trains, enough for K = 40
 BLOCKS = 9  # enough for N = 9
 # What the runs leave out for speed; nothing that a row of a table sets is here.
 FAST: dict[str, Any] = {
-    "image_size": SIZE, "max_epochs": 1, "epoch_length": 1, "checkpoint_every": 1, "sampling_steps": 2,
-    "preview_steps": 2, "samples_per_class": 4,
+    "image_size": SIZE, "max_epochs": 1, "epoch_length": 1, "checkpoint_every": 2, "sampling_steps": 2,
+    "preview_steps": 1, "samples_per_class": 4,
 }  # fmt: skip
 # Options of rows that the adapter's header does not hold: the data, and k-means' own seed, which is tested by itself.
 DATA = {"dataset_dir", "output_dir", "max_images", "test_fraction", "samples_per_class"}
@@ -55,11 +58,10 @@ class Command(NamedTuple):
         return {key: None if value == "$None" else DefaultParseValue(value) for key, value in own.items()}
 
     @property
-    def kind(self) -> frozenset[tuple[str, str]]:
-        """Equal for commands that differ in nothing but their folders."""
-        return frozenset(
-            (key, value) for key, value in self.options.items() if key not in ("dataset_dir", "output_dir")
-        )
+    def kind(self) -> str:
+        """Equal for commands that run with the same values, but for their folders."""
+        given = {key: value for key, value in self.options.items() if key in DATA - {"dataset_dir", "output_dir"}}
+        return json.dumps({**SETTINGS, KMEANS_SEED: SETTINGS["seed"], **self.row, "data": given}, sort_keys=True)
 
 
 def commands() -> list[Command]:
@@ -80,13 +82,12 @@ OTHERS = [command for command in commands() if "training" not in command.words]
 
 
 def rows_of(heading: str) -> list[list[str]]:
-    """Cells of the tables under a heading, without their heads; code loses its quotes."""
-    section = re.split(r"^## ", TEXT, flags=re.MULTILINE)
-    lines = next(part for part in section if part.startswith(heading)).splitlines()
-    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [
-        row for i, row in enumerate(rows) if set(row[0]) - {"-"} and not set("".join(rows[i + 1 : i + 2][0])) <= {"-"}
-    ]
+    """Cells of the tables under a heading, without the tables' heads; code loses its quotes."""
+    sections = re.split(r"^## ", TEXT, flags=re.MULTILINE)
+    section = next(part for part in sections if part.startswith(heading))
+    bodies = re.findall(r"^\| ---.*\n((?:\|.*\n)+)", section, re.MULTILINE)
+    lines = [line for body in bodies for line in body.splitlines()]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
 
 
 def in_process(command: Command, **options: object) -> None:
@@ -133,7 +134,7 @@ Train = Callable[[Command], Path]
 @pytest.fixture(scope="module")
 def train(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Run a command of a table, each distinct one once; returns its folder."""
-    done: dict[frozenset[tuple[str, str]], Path] = {}
+    done: dict[str, Path] = {}
 
     def start(command: Command) -> Path:
         if command.kind not in done:
@@ -209,7 +210,7 @@ def test_every_equation_has_a_row() -> None:
 
 
 def test_names_in_the_tables_are_there() -> None:
-    cells = [cell for row in rows_of("Equations") for cell in zip(row, row[1:], strict=False)]
+    cells = [cell for row in rows_of("Equations") for cell in pairwise(row)]
     found = [(file, name) for file, name in cells if file.endswith(".py")]
     assert len(found) >= 19
     for file, name in found:
@@ -219,9 +220,7 @@ def test_names_in_the_tables_are_there() -> None:
 
 
 def test_settings_in_the_table_are_those_of_the_configs() -> None:
-    paper = json.loads((ROOT / "configs" / "paper.json").read_text())
-    whole = {**json.loads((ROOT / "configs" / "train.json").read_text()), **paper}
     said = {option: json.loads(value) for _, _, option, value in rows_of("Settings")}
-    assert said == {option: whole[option] for option in said}
-    assert set(paper) <= set(said)
+    assert said == {option: SETTINGS[option] for option in said}
+    assert set(PAPER) <= set(said)
     assert all(row[1] in ("stated", "inherited", "ours") for row in rows_of("Settings"))

@@ -174,7 +174,7 @@ def test_copies_of_an_image_share_its_cluster() -> None:
 
 
 def test_no_copy_becomes_a_centre_before_a_lone_image() -> None:
-    """Beside images that are nearly equal a lone one has no density at all, and a copy has no gap, but for rounding."""
+    """Beside images that are nearly equal a lone one has no density at all; a copy has no gap."""
     random = np.random.default_rng(0)
     near = (0.5 + 0.001 * random.standard_normal((10, 5000))).astype(np.float32)
     lone = random.random((3, 5000), dtype=np.float32)

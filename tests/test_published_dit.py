@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from support import make_weights
 
 from anatodiff.autoencoders import load_autoencoder
 from anatodiff.networks import DiT, build_anatodiff, build_dit, load_base
-from anatodiff.weights import WeightsError
+from anatodiff.weights import WeightsError, load_weights
 
 CLASSES = 12
 
@@ -120,6 +121,25 @@ def test_sit_is_told_apart_by_the_option(prediction: str | None, first_time: flo
     schedule = base.diffusion.build()
     assert schedule.prediction == (prediction or "epsilon")
     assert float(schedule.timesteps[0]) == pytest.approx(first_time)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "flow"])
+def test_published_weights_fine_tune_and_sample(prediction: str, run: Callable[..., Path], tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is in the extra 'test'")
+    torch.manual_seed(0)
+    diffusers.AutoencoderKL(
+        in_channels=3, out_channels=3, block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=4,
+        norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+    ).save_pretrained(tmp_path / "vae")  # fmt: skip
+    weights = {"base_path": str(write(tmp_path, "DiT-S/4", 8)), "autoencoder_path": str(tmp_path / "vae")}
+    out = run("train", **weights, prediction=None if prediction == "epsilon" else prediction)
+    settings = load_weights(out / "adapter.safetensors", "adapter").settings
+    assert settings["diffusion"]["prediction"] == prediction
+    assert settings["scale_factor"] == 0.18215
+    parts = (out / "losses.csv").read_text().splitlines()[0].split(",")
+    assert ("variance" in parts) == (prediction == "epsilon")
+    run("inference", **weights, run_dir=str(out), dataset_dir=str(tmp_path / "samples"))
+    assert len(list((tmp_path / "samples").glob("*.dcm"))) == 6
 
 
 def test_its_latents_must_be_the_stable_diffusion_vaes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from support import SMALL, bundle_command
 
 from anatodiff.data import read_radiograph
 from anatodiff.engines.checkpoints import CheckpointError
+from anatodiff.networks import merge_adapter
 from anatodiff.weights import load_weights
 
 Run = Callable[..., Path]
@@ -30,7 +31,8 @@ def trained(run: Run) -> Path:
 
 def test_run_leaves_what_it_promises(trained: Path) -> None:
     assert load_weights(trained / "adapter.safetensors", "adapter").settings["classes"] == ["common", "rare"]
-    for name in ("datalist.json", "prepared.png", "before_after.png", "samples/contact_sheet.png"):
+    pictures = ("prepared.png", "prototypes.png", "before_after.png", "attention.png", "samples/contact_sheet.png")
+    for name in ("datalist.json", "model.pt", *pictures):
         assert (trained / name).stat().st_size > 0, name
     assert sorted(file.name for file in (trained / "samples").glob("*.dcm")) == [
         f"{label}_{number:05d}.dcm" for label in ("common", "rare") for number in range(3)
@@ -98,6 +100,44 @@ def test_a_damaged_checkpoint_says_what_to_do(run: Run) -> None:
         run("train")
 
 
+def test_a_run_without_prototypes_or_topology_is_plain_difffit(run: Run) -> None:
+    out = run("train", n_prototypes=0, topology_weight=0.0)
+    settings = load_weights(out / "adapter.safetensors", "adapter").settings
+    assert settings["shapes"] is None
+    assert (out / "losses.csv").read_text().splitlines()[0] == "step,loss,mse,variance"
+    assert not (out / "attention.png").exists()
+
+
+def test_accumulated_batches_train_like_one_large_batch(run: Run, tmp_path: Path) -> None:
+    whole = run("train", output_dir=str(tmp_path / "whole"), topology_weight=1e-3)
+    parts = run(
+        "train", output_dir=str(tmp_path / "parts"), topology_weight=1e-3, batch_size=2, epoch_length=4,
+        accumulation_steps=2,
+    )  # fmt: skip
+    rows = {folder: np.loadtxt(folder / "losses.csv", delimiter=",", skiprows=1)[:, 1] for folder in (whole, parts)}
+    np.testing.assert_allclose(rows[parts].reshape(-1, 2).mean(axis=1), rows[whole], rtol=1e-4)
+    adapters = [load_file(folder / "adapter.safetensors") for folder in (whole, parts)]
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("changes", [{"epoch_length": 3}, {"checkpoint_every": 3}])
+def test_an_epoch_or_checkpoint_inside_an_accumulated_batch_is_refused(run: Run, changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(changes))}.* multiple of accumulation_steps"):
+        run("train", accumulation_steps=2, **changes)
+
+
+def test_merged_file_samples_what_its_adapter_does(run: Run, trained: Path, small_weights: dict[str, str]) -> None:
+    merge_adapter(trained / "adapter.safetensors", trained / "merged.safetensors", small_weights["base_path"])
+    places = {name: str(trained / "from" / name) for name in ("adapter", "merged")}
+    for name, place in places.items():
+        path = str(trained / f"{name}.safetensors")
+        given = {"base_path": "nowhere"} if name == "merged" else {}  # a merged file needs no base
+        run("inference", run_dir=str(trained), adapter_path=path, dataset_dir=place, **given)
+    one, two = (pixels(Path(place), "rare_00001.dcm") for place in places.values())
+    np.testing.assert_allclose(one, two, atol=2 / 4095)
+
+
 def options_of(settings: dict) -> list[str]:
     return [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
 
@@ -117,7 +157,10 @@ def long_run(small_images: Path, small_weights: dict[str, str], tmp_path_factory
     """The command of a run of 60 steps, and the folder of one that nothing disturbed."""
     cache = tmp_path_factory.mktemp("cache")
     settings = {**SMALL["train"], **small_weights, "dataset_dir": small_images, "cache_dir": cache}
-    settings |= {"max_epochs": 3, "epoch_length": 20, "checkpoint_every": 7, "learning_rate": 0.01}
+    settings |= {"max_epochs": 3, "epoch_length": 20, "checkpoint_every": 8, "learning_rate": 0.01}
+    # What has most to remember: growing ranks, and gradients of which only whole sums count.
+    settings |= {"finetuning": "selora", "lora_rank": 3, "selora_every": 5, "selora_threshold": 1.3}
+    settings |= {"accumulation_steps": 2, "spm_learnable": True}
 
     def command(out: Path) -> list[str]:
         return bundle_command("train.json", *options_of({**settings, "output_dir": out}), run_id="training")

@@ -20,8 +20,6 @@ MAX_ITERATIONS = 1000
 CUTOFF_PERCENTILE = 2.0
 # Pixels of all images in memory at a time in float64, for the distances.
 PIXEL_BLOCK = 4096
-# A squared distance below this share of the images' own squared lengths is rounding: the two images are equal.
-EQUAL_SHARE = 1e-12
 # Densities that differ by rounding are equal, so that their order is that of the images.
 DENSITY_DECIMALS = 9
 
@@ -166,9 +164,7 @@ def _distances(rows: np.ndarray) -> np.ndarray:
         block = rows[:, start : start + PIXEL_BLOCK].astype(np.float64)
         products += block @ block.T
     lengths = products.diagonal()
-    total = lengths[:, None] + lengths[None, :]
-    squared = total - 2 * products
-    return np.sqrt(np.where(squared > EQUAL_SHARE * total, squared, 0.0))
+    return np.sqrt(np.maximum(lengths[:, None] + lengths[None, :] - 2 * products, 0.0))
 
 
 def _density(distances: np.ndarray) -> np.ndarray:
