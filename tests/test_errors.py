@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, dict[str, object], list[str]]] = {
     "too many sampling steps": ("train.json", {"sampling_steps": 5000}, ["1 to 1000", "got 5000"]),
     "too few samples": ("train.json", {"samples_per_class": 0}, ["samples_per_class is 0"]),
     "fp16 without a GPU": ("train.json", {"amp": "fp16", "device::name": "cpu"}, ["'fp16' needs a GPU", "bf16"]),
+    "wrong momentum": ("train.json", {"ema_momentum": 1}, ["ema_momentum must be between 0 and 1"]),
     "unknown method": ("train.json", {"prototype_method": "kmedoids"}, ["'kmedoids'", "density_peak"]),
     "unknown device": ("train.json", {"device::name": "cuda:77"}, ["cuda:77", "'auto'"]),
 }
@@ -78,6 +79,13 @@ def test_unknown_key_in_a_config_is_refused(tmp_path: Path) -> None:
     done = run_bundle("train.json", "--config_file", files)
     assert done.returncode != 0
     assert "did you mean 'batch_size'" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("given", [["--threshold", "None"], ["--threshold=null"]])
+def test_an_option_that_monai_would_drop_is_refused(given: list[str]) -> None:
+    done = run_bundle("train.json", *given)
+    assert done.returncode != 0
+    assert "write --threshold '$None'" in done.stderr.strip().splitlines()[-1]
 
 
 def test_unknown_part_of_a_section_is_refused() -> None:

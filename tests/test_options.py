@@ -31,7 +31,7 @@ DIFFUSION = {
 FOLDERS = (
     "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",
 )  # fmt: skip
-PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density_peak"}
+PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density_peak", "prototype_seed": 3}
 CHANGES: dict[str, dict[str, Any]] = {
     "train": {
         **TRAINING, **DIFFUSION, **PROTOTYPES, "base_path": "@weights", "prediction": "flow",

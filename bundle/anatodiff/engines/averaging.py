@@ -19,6 +19,8 @@ class TrainedEMA(EMAHandler):
     """
 
     def __init__(self, model: torch.nn.Module, momentum: float) -> None:
+        if not 0 < momentum < 1:
+            raise ValueError(f"ema_momentum must be between 0 and 1, got {momentum}; 0.01 forgets in about 100 steps")
         super().__init__(model, momentum=momentum)
         for average, parameter in zip(self.ema_model.parameters(), self.model.parameters(), strict=True):
             if not parameter.requires_grad:

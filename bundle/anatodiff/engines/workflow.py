@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -51,11 +52,26 @@ def start_workflow() -> None:
         OptionError: the config or the command line has a key that nothing refers to.
     """
     sys.excepthook = print_error
+    check_command_line(sys.argv[1:])
     config = running_config()
     if config is not None:
         check_options(config)
     # MONAI's loader looks for every reader it knows; ours is the one in use.
     warnings.filterwarnings("ignore", message="NvImgCodec")
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Refuse options given as None: MONAI drops them without a word, and the default would be used.
+
+    Args:
+        arguments: what follows the program's name.
+
+    Raises:
+        OptionError: names the option and how to give it.
+    """
+    for name, value in itertools.pairwise([part for argument in arguments for part in argument.split("=", 1)] + [""]):
+        if name.startswith("--") and value in ("None", "null", "none"):
+            raise OptionError(f"option {name.removeprefix('--')!r} cannot be given as {value}; write {name} '$None'")
 
 
 def running_config() -> dict[str, Any] | None:
