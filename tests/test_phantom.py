@@ -12,6 +12,7 @@ from PIL import Image
 
 from anatodiff.data.phantom import (
     ALL_CLASSES,
+    CHEST_CLASSES,
     MASK_NAMES,
     PHANTOM_CLASSES,
     RARE_CLASS,
@@ -258,4 +259,5 @@ def test_bad_plans_are_refused() -> None:
 
 
 def test_all_classes_hold_the_rare_one() -> None:
-    assert set(ALL_CLASSES) == {*PHANTOM_CLASSES, "tension_pneumothorax"}
+    assert set(CHEST_CLASSES) == {*PHANTOM_CLASSES, "tension_pneumothorax"}
+    assert set(CHEST_CLASSES) < set(ALL_CLASSES)

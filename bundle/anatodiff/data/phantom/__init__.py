@@ -1,15 +1,20 @@
-"""Parametric chest radiographs by projection through a 3-D patient, with exact masks, labels and counts."""
+"""Parametric radiographs by projection through a 3-D patient, with exact masks, labels and counts."""
 
 from __future__ import annotations
 
+from .abdomen import ABDOMEN_CLASSES
 from .dataset import PlannedPhantom, encode_masks, plan_phantoms, write_phantoms
 from .dicom import Encoding, write_phantom_dicom
-from .disease import ALL_CLASSES, PHANTOM_CLASSES, RARE_CLASS
-from .make import Phantom, make_phantom
+from .disease import CHEST_CLASSES, PHANTOM_CLASSES, RARE_CLASS
+from .humerus import HUMERUS_CLASSES
+from .make import ALL_CLASSES, Phantom, make_phantom, mask_names
 from .projection import MASK_NAMES
 
 __all__ = [
+    "ABDOMEN_CLASSES",
     "ALL_CLASSES",
+    "CHEST_CLASSES",
+    "HUMERUS_CLASSES",
     "MASK_NAMES",
     "PHANTOM_CLASSES",
     "RARE_CLASS",
@@ -18,6 +23,7 @@ __all__ = [
     "PlannedPhantom",
     "encode_masks",
     "make_phantom",
+    "mask_names",
     "plan_phantoms",
     "write_phantom_dicom",
     "write_phantoms",

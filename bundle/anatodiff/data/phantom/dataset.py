@@ -17,15 +17,14 @@ from PIL import Image
 from anatodiff.files import replaced_when_whole
 
 from .dicom import Encoding, make_uid, write_phantom_dicom
-from .disease import ALL_CLASSES
-from .make import Phantom, make_phantom
-from .projection import MASK_NAMES
+from .make import ALL_CLASSES, Phantom, make_phantom
 
 LABELS_NAME = "labels.csv"
 SETTINGS_NAME = "phantoms.json"
 MASKS_NAME = "masks"
 BITS_STORED = (10, 12, 14)
 MOST_IMAGES_PER_PATIENT = 2.0
+BYTE = 8  # bits
 
 
 @dataclass(frozen=True)
@@ -129,26 +128,26 @@ def plan_phantoms(
 
 
 def encode_masks(phantom: Phantom) -> np.ndarray:
-    """All masks in one byte map, since they overlap.
+    """All masks in one map of bits, since they overlap.
 
     Args:
         phantom: from make_phantom.
 
     Returns:
-        (H, W) uint8; bit i is set where MASK_NAMES[i] is.
+        (H, W) uint8, or uint16 for more than eight masks; bit i is set where mask_names(...)[i] is.
     """
-    code = np.zeros(phantom.pixels.shape, np.uint8)
-    for bit, name in enumerate(MASK_NAMES):
-        code |= phantom.masks[name].astype(np.uint8) << np.uint8(bit)
-    return code
+    code = np.zeros(phantom.pixels.shape, np.uint16)
+    for bit, mask in enumerate(phantom.masks.values()):
+        code |= mask.astype(np.uint16) << np.uint16(bit)
+    return code.astype(np.uint8) if len(phantom.masks) <= BYTE else code
 
 
-def _write_one(job: tuple[Path, PlannedPhantom, int, bool]) -> None:
-    folder, planned, size, masks = job
+def _write_one(job: tuple[Path, PlannedPhantom, int, bool, float]) -> None:
+    folder, planned, size, masks, devices = job
     target, mask_file = folder / planned.file, folder / MASKS_NAME / f"{Path(planned.file).stem}.png"
     if target.exists() and (mask_file.exists() or not masks):
         return
-    phantom = make_phantom(planned.seed, planned.label, size, planned.view)
+    phantom = make_phantom(planned.seed, planned.label, size, planned.view, devices)
     if masks:
         buffer = io.BytesIO()
         Image.fromarray(encode_masks(phantom)).save(buffer, format="PNG")
@@ -179,6 +178,7 @@ def write_phantoms(
     workers: int | None = None,
     masks: bool = False,
     images_per_patient: float = 1.25,
+    devices: float = 0.0,
 ) -> Path:
     """Write n phantoms as DICOM files with a table of labels; an interrupted call goes on where it stopped.
 
@@ -191,6 +191,7 @@ def write_phantoms(
         workers: processes; None: one for each core.
         masks: also write masks/<name>.png, see encode_masks.
         images_per_patient: mean, 1 to 2.
+        devices: share of patients with tubes, lines, implants or casts, see make_phantom.
 
     Returns:
         The path of labels.csv (file, patient_id, label), which is written last: where it lies the folder is complete.
@@ -198,17 +199,21 @@ def write_phantoms(
     Raises:
         ValueError: for bad arguments, or a folder that holds phantoms made with others.
     """
+    if not 0 <= devices <= 1:
+        raise ValueError(f"phantoms: devices={devices}: give the share of patients with devices, 0 to 1")
     folder = Path(folder)
     plan = plan_phantoms(n, labels, seed, images_per_patient)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"n": n, "labels": list(labels), "seed": seed, "size": size, "masks": masks}
-    _claim(folder, settings | {"images_per_patient": images_per_patient})
+    settings: dict[str, object] = {"n": n, "labels": list(labels), "seed": seed, "size": size, "masks": masks}
+    settings |= {"images_per_patient": images_per_patient}
+    # Folders without devices keep the settings that they had before there were any.
+    _claim(folder, settings | ({"devices": devices} if devices > 0 else {}))
     table = folder / LABELS_NAME
     if table.exists():
         return table
     if masks:
         (folder / MASKS_NAME).mkdir(exist_ok=True)
-    jobs = [(folder, planned, size, masks) for planned in plan]
+    jobs = [(folder, planned, size, masks, devices) for planned in plan]
     count = min(workers or os.cpu_count() or 1, n)
     if count > 1:
         with ProcessPoolExecutor(count) as pool:

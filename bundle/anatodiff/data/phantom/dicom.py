@@ -19,6 +19,14 @@ CR_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1")
 DX_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1.1")  # digital X-ray image, for presentation
 UID_NAMESPACE = uuid.UUID("6f0d7a52-3b1c-5a5e-9d0e-0d1f4c2b7a90")  # any fixed value: makes the UIDs repeatable
 SYNTHETIC_DATA = 0x0008001C  # younger than pydicom 2.4's dictionary
+# By body part examined: code and meaning in SNOMED CT, word for the study, view position. The chest's views are mixed.
+REGIONS = {
+    "CHEST": ("51185008", "Chest", "chest", ""),
+    "ABDOMEN": ("818981001", "Abdomen", "abdomen", "AP"),
+    "HUMERUS": ("85050009", "Humerus", "humerus", "AP"),
+    "SHOULDER": ("16982005", "Shoulder", "shoulder", "AP"),
+}
+PAIRED = ("HUMERUS", "SHOULDER")
 STUDY_DATE, STUDY_TIME = "20000101", "120000"
 
 
@@ -59,28 +67,28 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _describe(ds: Dataset, patient_id: str, patient_name: str, number: int) -> None:
+def _describe(ds: Dataset, region: str, patient_id: str, patient_name: str, number: int) -> None:
     """Patient, study, series and equipment: nobody, made by this library."""
     ds.PatientName, ds.PatientID = patient_name, patient_id
     ds.PatientBirthDate, ds.PatientSex = "", ""
     ds.QualityControlSubject = "YES"
     ds.add_new(SYNTHETIC_DATA, "CS", "YES")
     ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = STUDY_DATE, STUDY_TIME, "", str(number)
-    ds.ReferringPhysicianName, ds.StudyDescription = "", "Phantom chest radiograph"
+    ds.ReferringPhysicianName, ds.StudyDescription = "", f"Phantom {REGIONS[region][2]} radiograph"
     ds.SeriesNumber, ds.InstanceNumber = 1, 1
     ds.AcquisitionDate = ds.ContentDate = STUDY_DATE
     ds.AcquisitionTime = ds.ContentTime = STUDY_TIME
     ds.Manufacturer, ds.ManufacturerModelName = "AnatoDiff", "Phantom"
-    ds.BodyPartExamined, ds.ViewPosition = "CHEST", ""
+    ds.BodyPartExamined, ds.ViewPosition = region, REGIONS[region][3]
     ds.PatientOrientation = ["L", "F"]
     ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
 
 
-def _describe_dx(ds: Dataset, inverted: bool) -> None:
+def _describe_dx(ds: Dataset, inverted: bool, region: str, laterality: str) -> None:
     """What the Digital X-Ray object demands beyond Computed Radiography."""
     ds.PresentationIntentType = "FOR PRESENTATION"
-    ds.ImageLaterality = "U"
-    ds.AnatomicRegionSequence = [_code("51185008", "SCT", "Chest")]
+    ds.ImageLaterality = laterality or "U"
+    ds.AnatomicRegionSequence = [_code(REGIONS[region][0], "SCT", REGIONS[region][1])]
     ds.AcquisitionContextSequence = []
     ds.DetectorType, ds.PositionerType = "DIRECT", ""
     ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1 if not inverted else 1
@@ -136,9 +144,13 @@ def write_phantom_dicom(
     ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, uids[2]
     ds.StudyInstanceUID, ds.SeriesInstanceUID = uids[0], uids[1]
     ds.Modality = "DX" if encoding.dx else "CR"
-    _describe(ds, *patient, number)
+    region = phantom.body_part
+    laterality = phantom.side[0].upper() if phantom.side is not None and region in PAIRED else ""
+    _describe(ds, region, *patient, number)
     if encoding.dx:
-        _describe_dx(ds, encoding.inverted)
+        _describe_dx(ds, encoding.inverted, region, laterality)
+    elif laterality:
+        ds.Laterality = laterality
     values = _store_pixels(ds, phantom, encoding)
     if encoding.compressed:
         ds.compress(RLELossless, values, encoding_plugin="pydicom")

@@ -16,7 +16,7 @@ from .vessels import sample_inside
 
 PHANTOM_CLASSES = ("normal", "effusion", "pneumothorax", "nodule", "cardiomegaly")
 RARE_CLASS = "tension_pneumothorax"
-ALL_CLASSES = (*PHANTOM_CLASSES, RARE_CLASS)
+CHEST_CLASSES = (*PHANTOM_CLASSES, RARE_CLASS)
 ONE_SIDED = ("effusion", "pneumothorax", "nodule", RARE_CLASS)
 
 ENLARGED_RATIO = (0.61, 0.70)  # cardiothoracic ratio drawn for cardiomegaly, clear of the diagnostic 0.55
@@ -28,7 +28,7 @@ def draw_side(label: str, rng: np.random.Generator) -> int | None:
     """Which lung a disease strikes.
 
     Args:
-        label: one of ALL_CLASSES.
+        label: one of CHEST_CLASSES.
         rng: the disease's generator.
 
     Returns:
@@ -43,7 +43,7 @@ def change_traits(traits: Traits, label: str, side: int | None, rng: np.random.G
 
     Args:
         traits: of the healthy patient.
-        label: one of ALL_CLASSES.
+        label: one of CHEST_CLASSES.
         side: from draw_side.
         rng: the disease's generator.
 
@@ -178,7 +178,7 @@ def add_lungs(
 
     Args:
         anatomy: from build_anatomy.
-        label: one of ALL_CLASSES.
+        label: one of CHEST_CLASSES.
         side: from draw_side.
         growth: generator of the vessels.
         rng: the disease's generator.

@@ -6,21 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
 
-from .anatomy import Anatomy, build_anatomy
-from .detector import detect, display, draw_exposure
-from .disease import ALL_CLASSES, add_lungs, change_traits, draw_side
-from .organs import draw_traits
-from .projection import project
-from .rays import Array, Mask, View
+from .abdomen import ABDOMEN_CLASSES
+from .abdomen_scene import ABDOMEN_MASK_NAMES, abdomen_scene
+from .arm_scene import ARM_MASK_NAMES, arm_scene
+from .chest_scene import chest_scene
+from .detector import detect, display
+from .devices import DEVICE_MASK, add_devices
+from .disease import CHEST_CLASSES
+from .humerus import HUMERUS_CLASSES
+from .projection import MASK_NAMES
+from .rays import Mask
+from .scene import DEVICES, QUANTA, stream
 
+# New classes are appended: a class's place in this list is part of its random numbers.
+ALL_CLASSES = CHEST_CLASSES + ABDOMEN_CLASSES + HUMERUS_CLASSES
+REGIONS = (
+    (CHEST_CLASSES, chest_scene, MASK_NAMES),
+    (ABDOMEN_CLASSES, abdomen_scene, ABDOMEN_MASK_NAMES),
+    (HUMERUS_CLASSES, arm_scene, ARM_MASK_NAMES),
+)
 SMALLEST_SIZE = 32  # pixels
-FIELD = 400.0  # mm, side of the detector field around an average adult
-TEXTURE_SIZE = 300
 SIDE_NAMES = {-1: "right", 1: "left"}
-# Streams of random numbers, so that a disease or another view leaves everything else of a patient as it is.
-TRAITS, BONES, SOFT, VESSELS, DISEASE, TEXTURE, VIEW, QUANTA = range(8)
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,13 @@ class Phantom:
 
     Args:
         pixels: (H, W) float32 in [0, 1], larger is brighter.
-        masks: (H, W) bool by name: right_lung and left_lung (the pleural cavity that neither heart nor diaphragm
-            covers, with whatever fills it), heart, spine, ribs, clavicles, abdomen, lesion.
+        masks: (H, W) bool by name, see mask_names. Of the chest: right_lung and left_lung (the pleural cavity that
+            neither heart nor diaphragm covers, with whatever fills it), heart, spine, ribs, clavicles, abdomen, lesion.
         label: class.
-        counts: lungs, ribs (visible), clavicles, nodules.
+        counts: what can be counted; of the chest: lungs, ribs (visible), clavicles, nodules.
         spacing: mm per pixel at the detector.
-        side: "right" or "left" (the patient's) for a disease of one side, else None.
+        side: "right" or "left" (the patient's) for an arm and for a disease of one side, else None.
+        body_part: DICOM's word for the region.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -43,98 +51,66 @@ class Phantom:
     counts: dict[str, int]
     spacing: float
     side: str | None
+    body_part: str = "CHEST"
 
 
-def _stream(seed: int, *what: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, *what]))
-
-
-def _rotation(yaw: float, pitch: float, roll: float) -> Array:
-    """Rotation about the vertical, the horizontal and the depth axis, radians."""
-    c, s = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
-    about_z = np.array([[c[0], -s[0], 0], [s[0], c[0], 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, c[1], -s[1]], [0, s[1], c[1]]])
-    about_y = np.array([[c[2], 0, s[2]], [0, 1, 0], [-s[2], 0, c[2]]])
-    return np.asarray(about_y @ about_x @ about_z)
-
-
-def draw_view(rng: np.random.Generator, scale: tuple[float, float, float], bend: float) -> View:
-    """Draw how the patient stands, or lies, before the detector.
+def mask_names(label: str, devices: float = 0.0) -> tuple[str, ...]:
+    """Names of the masks that a phantom of a class has, in order.
 
     Args:
-        rng: the view's generator.
-        scale: (3,), size of the body along x, y, z.
-        bend: sideways bend of the trunk, mm.
+        label: one of ALL_CLASSES.
+        devices: as for make_phantom.
 
     Returns:
-        A postero-anterior view from 1.8 m, or (one in five) an antero-posterior one from nearby.
-    """
-    antero_posterior = rng.random() < 0.2
-    distance = rng.uniform(1000, 1250) if antero_posterior else rng.uniform(1750, 1850)
-    gap = 135 * scale[1] + rng.uniform(5, 30)
-    direction = 1.0 if antero_posterior else -1.0
-    turn = np.radians(rng.normal(0, [3.0, 3.2, 1.8]))
-    magnification = distance / (distance - gap)
-    reach = max(scale[0], 0.97 * scale[2])
-    return View(
-        matrix=_rotation(*turn) @ np.diag(scale),
-        shift=np.array([rng.normal(0, 7), 0.0, rng.normal(6, 8)]),
-        source=direction * (distance - gap),
-        detector=-direction * gap,
-        field=FIELD * reach * magnification / 1.08 * rng.uniform(0.86, 1.03),
-        bend=(bend, rng.uniform(-40, 60)),
-    )
-
-
-def _patient(seed: int, label: str) -> tuple[Anatomy, int | None]:
-    disease = _stream(seed, DISEASE, ALL_CLASSES.index(label))
-    side = draw_side(label, disease)
-    traits = change_traits(draw_traits(_stream(seed, TRAITS)), label, side, disease)
-    anatomy = build_anatomy(traits, _stream(seed, BONES), _stream(seed, SOFT))
-    return add_lungs(anatomy, label, side, _stream(seed, VESSELS), disease), side
-
-
-def _lung_texture(rng: np.random.Generator) -> Array:
-    """Noise over three octaves, mean 0, standard deviation 1."""
-    total = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE))
-    for sigma, weight in ((0.6, 0.6), (1.5, 0.9), (4.0, 0.8)):
-        octave = gaussian_filter(rng.standard_normal(total.shape, dtype=np.float32), sigma, mode="wrap", truncate=2.5)
-        total += weight * octave / octave.std()
-    return (total / total.std()).astype(np.float32)
-
-
-def make_phantom(seed: int, label: str = "normal", size: int = 320, view: int = 0) -> Phantom:
-    """Make one synthetic chest radiograph.
-
-    Args:
-        seed: the patient, 0 or more; the same seed with another label is the same patient with another disease.
-        label: one of PHANTOM_CLASSES or "tension_pneumothorax".
-        size: pixels along a side; the geometry does not depend on it.
-        view: number of the exposure, 0 or more: another view of the same patient has another pose and exposure.
-
-    Returns:
-        The picture and its truth, the same for the same arguments.
+        The keys of Phantom.masks.
 
     Raises:
-        ValueError: for an unknown label, a negative seed or view, or a size under SMALLEST_SIZE.
+        ValueError: for an unknown label.
     """
+    for labels, _, names in REGIONS:
+        if label in labels:
+            return (*names, DEVICE_MASK) if devices > 0 else names
+    raise ValueError(f"phantom label {label!r} is unknown: choose one of {', '.join(ALL_CLASSES)}")
+
+
+def _check(seed: int, label: str, size: int, view: int, devices: float) -> None:
     if label not in ALL_CLASSES:
         raise ValueError(f"phantom label {label!r} is unknown: choose one of {', '.join(ALL_CLASSES)}")
     if seed < 0 or view < 0:
         raise ValueError(f"phantom seed {seed} and view {view} must be 0 or more")
     if size < SMALLEST_SIZE:
         raise ValueError(f"phantom size {size} is too small: use {SMALLEST_SIZE} pixels or more")
-    anatomy, side = _patient(seed, label)
-    rng = _stream(seed, VIEW, view)
-    bend = float(_stream(seed, TRAITS, 1).normal(0, 3.5))
-    geometry, exposure = draw_view(rng, anatomy.traits.scale, bend), draw_exposure(rng)
-    projection = project(anatomy, geometry, exposure.energy, _lung_texture(_stream(seed, TEXTURE)), size)
-    spacing = geometry.field / size
-    masks = projection.masks
-    if label == "cardiomegaly":
-        masks["lesion"] = masks["heart"].copy()
-    quanta = _stream(seed, QUANTA, view, ALL_CLASSES.index(label), size)
-    signal = detect(projection.attenuation, exposure, spacing, quanta)
-    pixels = display(signal, masks["right_lung"] | masks["left_lung"], exposure, spacing)
-    counts = {"lungs": 2, "clavicles": 2, "ribs": projection.ribs_visible, "nodules": len(anatomy.nodules)}
-    return Phantom(pixels, masks, label, counts, spacing, SIDE_NAMES[side] if side is not None else None)
+    if not 0 <= devices <= 1:
+        raise ValueError(f"phantom devices={devices}: give the share of images with devices, 0 to 1")
+
+
+def make_phantom(seed: int, label: str = "normal", size: int = 320, view: int = 0, devices: float = 0.0) -> Phantom:
+    """Make one synthetic radiograph.
+
+    Args:
+        seed: the patient, 0 or more; the same seed with another label of the same region is the same patient with
+            another disease.
+        label: one of ALL_CLASSES; those of the chest have no prefix.
+        size: pixels along a side; the geometry does not depend on it.
+        view: number of the exposure, 0 or more: another view of the same patient has another pose and exposure.
+        devices: share of patients with tubes, lines, leads, clips, a pacemaker, a plate or a cast, 0 to 1. Above 0
+            every phantom has a mask and a count "devices", which is empty where there are none.
+
+    Returns:
+        The picture and its truth, the same for the same arguments.
+
+    Raises:
+        ValueError: for an unknown label, a negative seed or view, a size under SMALLEST_SIZE, or another share.
+    """
+    _check(seed, label, size, view, devices)
+    build = next(scene for labels, scene, _ in REGIONS if label in labels)
+    scene = build(seed, label, size, view)
+    if devices > 0:
+        rng = stream(seed, DEVICES)
+        scene = add_devices(scene, rng if rng.random() < devices else None)
+    spacing = scene.view.field / size
+    quanta = stream(seed, QUANTA, view, ALL_CLASSES.index(label), size)
+    signal = detect(scene.attenuation, scene.exposure, spacing, quanta)
+    pixels = display(signal, scene.window, scene.exposure, spacing)
+    side = SIDE_NAMES[scene.side] if scene.side is not None else None
+    return Phantom(pixels, scene.masks, label, scene.counts, spacing, side, scene.body_part)

@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 from .anatomy import Anatomy, Lung
 from .geometry import Solid, Stack, clip, union_depth
 from .organs import SIDES
-from .rays import Array, Mask, Rays, View, cast_rays
+from .rays import Array, Mask, Rays, View, cast_rays, window_of
 from .tubes import join_tubes, splat_tubes
 
 # Mass attenuation coefficients in cm^2/g of the ICRU-44 tissues: J. H. Hubbell and S. M. Seltzer, "Tables of X-Ray Mass
@@ -66,16 +66,6 @@ def attenuation_coefficients(energy: float) -> dict[str, float]:
         tissue: float(np.exp(np.interp(log_energy, logs, np.log(values)))) * DENSITY[tissue] / 10
         for tissue, values in MASS_ATTENUATION.items()
     }
-
-
-def _window(view: View, low: Sequence[float], high: Sequence[float], size: int) -> tuple[slice, slice]:
-    """The pixels that a box in the patient can reach."""
-    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
-    place, _ = view.project(corners.astype(float), size)
-    margin = 2 + size // 40
-    first = np.clip(np.floor(place.min(axis=0)).astype(int) - margin, 0, size)
-    last = np.clip(np.ceil(place.max(axis=0)).astype(int) + margin, 0, size)
-    return slice(first[1], last[1]), slice(first[0], last[0])
 
 
 def _chord(solid: Solid, rays: Rays) -> Array:
@@ -180,7 +170,7 @@ def project(anatomy: Anatomy, view: View, energy: float, texture: Array, size: i
     for side, lung in zip(SIDES, anatomy.lungs, strict=True):
         name = "right_lung" if side < 0 else "left_lung"
         low, high = sorted((anatomy.midline() - side * 12.0, side * 152.0))
-        window = _window(view, (low, -100, -212), (high, 100, 156), size)
+        window = window_of(view, (low, -100, -212), (high, 100, 156), size)
         part = rays.crop(window)
         beyond = (part.x - anatomy.midline()) * side <= 0
         cavity, aerated, edge = _lung_paths(lung, beyond, anatomy.obstacles(side), part)

@@ -6,6 +6,7 @@ in the middle of the chest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,3 +121,25 @@ def cast_rays(view: View, size: int) -> Rays:
     z = source[2] - source[1] * slope_z
     x = source[0] - source[1] * slope_x - view.sideways(z)
     return Rays(*(part.astype(np.float32) for part in (x, z, slope_x, slope_z, np.linalg.norm(step, axis=-1))))
+
+
+def window_of(
+    view: View, low: Sequence[float] | Array, high: Sequence[float] | Array, size: int
+) -> tuple[slice, slice]:
+    """The pixels that a box in the patient can reach.
+
+    Args:
+        view: the geometry of the exposure.
+        low: (3,), corner of the box, mm.
+        high: (3,), the opposite corner, mm.
+        size: pixels along a side.
+
+    Returns:
+        Row and column slices; empty where the box lies beside the image.
+    """
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+    place, _ = view.project(corners.astype(float), size)
+    margin = 2 + size // 40
+    first = np.clip(np.floor(place.min(axis=0)).astype(int) - margin, 0, size)
+    last = np.clip(np.ceil(place.max(axis=0)).astype(int) + margin, 0, size)
+    return slice(first[1], last[1]), slice(first[0], last[0])

@@ -65,7 +65,19 @@ class Skeleton:
     spine_bone: Array
 
 
-def _rib(pair: int, side: int, rng: np.random.Generator, slope: float, calibre: float) -> Tubes:
+def build_rib(pair: int, side: int, rng: np.random.Generator, slope: float, calibre: float) -> Tubes:
+    """One rib.
+
+    Args:
+        pair: 0 to 11.
+        side: -1 right, 1 left.
+        rng: generator of the bones.
+        slope: how steeply it falls, against the average.
+        calibre: thickness against the average.
+
+    Returns:
+        A tube in the patient frame.
+    """
     angle = np.radians(np.linspace(9, RIB_END[pair] + rng.normal(0, 2), 44))
     share = RIB_COURSE(angle) / RIB_COURSE(np.radians(RIB_END[pair]))
     z = RIB_HEADS[pair] - RIB_DROP[pair] * slope * share + rng.normal(0, 1.2) * share
@@ -82,7 +94,16 @@ def _rib(pair: int, side: int, rng: np.random.Generator, slope: float, calibre: 
     return make_tube(np.stack([x, y, z], axis=1), height, depth, RIB_WALL, MARROW, nodes=72)
 
 
-def _clavicle(side: int, rng: np.random.Generator) -> Tubes:
+def build_clavicle(side: int, rng: np.random.Generator) -> Tubes:
+    """One clavicle.
+
+    Args:
+        side: -1 right, 1 left.
+        rng: generator of the bones.
+
+    Returns:
+        A tube in the patient frame.
+    """
     lift, curve = rng.normal(0, 5), rng.normal(1, 0.15)
     points = np.array(
         [
@@ -101,8 +122,17 @@ def _clavicle(side: int, rng: np.random.Generator) -> Tubes:
     return make_tube(points, CLAVICLE_HALF_HEIGHT, CLAVICLE_HALF_DEPTH, 1.9, 0.22, nodes=60)
 
 
-def _shoulder(side: int, rng: np.random.Generator, protraction: float) -> list[Tubes]:
-    """Scapula (as its thick edges and its thin blade) and humerus; protraction moves the blade off the lung."""
+def build_shoulder(side: int, rng: np.random.Generator, protraction: float) -> list[Tubes]:
+    """Scapula (as its thick edges and its thin blade) and humerus.
+
+    Args:
+        side: -1 right, 1 left.
+        rng: generator of the bones.
+        protraction: 1 moves the blade off the lung.
+
+    Returns:
+        Five tubes of the scapula, then head and shaft of the humerus.
+    """
     out = 12 * protraction
     drop = rng.normal(0, 4)
 
@@ -178,10 +208,12 @@ def build_skeleton(rng: np.random.Generator) -> Skeleton:
         A Skeleton in the patient frame.
     """
     slope, calibre, protraction = rng.normal(1.0, 0.07), rng.normal(1.0, 0.07), rng.uniform(-0.6, 1.0)
-    ribs = tuple(_rib(pair, side, rng, slope, calibre) for side in (-1, 1) for pair in range(RIB_PAIRS))
-    clavicles = (_clavicle(-1, rng), _clavicle(1, rng))
+    ribs = tuple(build_rib(pair, side, rng, slope, calibre) for side in (-1, 1) for pair in range(RIB_PAIRS))
+    clavicles = (build_clavicle(-1, rng), build_clavicle(1, rng))
     spine, bone, half_width = _spine(rng)
     sternum = np.array([[0, 78, 112], [0, 84, 100], [0, 94, 70], [0, 102, 20], [0, 104, -40]])
     others = [make_tube(sternum, np.array([26.0, 28, 17, 18, 12]), 5, 0.8, 0.15, 40, ACROSS)]
-    others += _shoulder(-1, rng, protraction) + _shoulder(1, rng, protraction) + _vertebral_processes(half_width)
+    others += (
+        build_shoulder(-1, rng, protraction) + build_shoulder(1, rng, protraction) + _vertebral_processes(half_width)
+    )
     return Skeleton(ribs, clavicles, tuple(others), spine, bone)
