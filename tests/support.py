@@ -50,6 +50,7 @@ def make_weights(folder: Path, seed: int) -> dict[str, str]:
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     encoder = load_autoencoder(paths["autoencoder_path"])
+    make_features(folder, seed=0)
     save_base(paths["base_path"], Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
     return paths
 
@@ -108,11 +109,15 @@ def options_for(name: str, images: Path, weights: dict[str, str], root: Path) ->
         return {**weights, "dataset_dir": str(root / "generated")}
     if name == "evaluate":
         places = {"dataset_dir": images, "samples_dir": images, "run_dir": root / "out", "cache_dir": root / "cache"}
-        return {**{key: str(place) for key, place in places.items()}, "autoencoder_path": weights["autoencoder_path"]}
+        return {key: str(place) for key, place in places.items()}
     given = {"dataset_dir": str(images), "output_dir": str(root / "out"), "cache_dir": str(root / "cache")}
     if name != "train_autoencoder":
         given["autoencoder_path"] = weights["autoencoder_path"]
-    return {**given, "base_path": weights["base_path"]} if name == "train" else given
+    if name != "train":
+        return given
+    # A small network of features in place of the one that ships: faster, and the numbers do not matter.
+    features = str(Path(weights["base_path"]).with_name("features0.pt"))
+    return {**given, "base_path": weights["base_path"], "features::path": features}
 
 
 def bundle_command(config: str, *options: object, run_id: str = "run") -> list[str]:

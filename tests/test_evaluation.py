@@ -11,18 +11,17 @@ import pytest
 import torch
 from support import ROOT, SIZE, SMALL, make_features, run_bundle, run_workflow
 
-from anatodiff.autoencoders import ImageDataset, load_autoencoder
+from anatodiff.autoencoders import ImageDataset
 from anatodiff.data import make_datalist, read_radiograph, write_radiograph
 from anatodiff.engines.evaluation import read_samples
 from anatodiff.files import sha256_of
 from anatodiff.metrics import (
     FeatureInput,
+    ShippedFeatures,
     TorchScriptFeatures,
-    encoder_features,
     frechet_distance,
     improved_precision_recall,
     kernel_distance,
-    standardised,
 )
 from anatodiff.weights import WeightsError
 
@@ -51,19 +50,17 @@ def noisy(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_numbers_are_those_of_the_metrics(
-    measured: Measured, small_images: Path, small_weights: dict[str, str], noisy: Path, tmp_path: Path
-) -> None:
+def test_numbers_are_those_of_the_metrics(measured: Measured, small_images: Path, noisy: Path, tmp_path: Path) -> None:
     record = measured(samples_dir=str(noisy))
     datalist = make_datalist(small_images)
     n = len(datalist.train)
     assert record["settings"]["samples"] == {"measured": n, "of": 28}
     assert record["settings"]["training_images"] == {"measured": n, "of": n}
     assert record["settings"]["held_back_images"] == 28 - n
-    autoencoder = load_autoencoder(small_weights["autoencoder_path"])
-    assert record["settings"]["features"]["sha256"] == autoencoder.sha256
+    network = ShippedFeatures()
+    assert record["settings"]["features"]["sha256"] == network.sha256
     parts = [ImageDataset(items, SIZE, tmp_path / "again").images for items in (datalist.test, datalist.train)]
-    real, train = standardised(*(encoder_features(images, autoencoder) for images in parts))
+    real, train = (network(images) for images in parts)
     got, shares = record["measures"]["real"], improved_precision_recall(real, train)
     assert got["kernel_distance"]["value"] == pytest.approx(kernel_distance(real, train).value, rel=1e-6)
     assert got["frechet_distance"] == pytest.approx(frechet_distance(real, train), rel=1e-6)
@@ -92,11 +89,10 @@ def test_table_and_csv_say_the_same(measured: Measured, noisy: Path, tmp_path: P
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
-def test_as_a_user_runs_it(small_images: Path, small_weights: dict[str, str], noisy: Path, tmp_path: Path) -> None:
+def test_as_a_user_runs_it(small_images: Path, noisy: Path, tmp_path: Path) -> None:
     done = run_bundle(
         "evaluate.json", "--run_dir", tmp_path / "out", "--dataset_dir", small_images, "--samples_dir", noisy,
-        "--autoencoder_path", small_weights["autoencoder_path"], "--cache_dir", tmp_path / "cache",
-        "--image_size", SIZE,
+        "--cache_dir", tmp_path / "cache", "--image_size", SIZE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [line.partition("evaluation: ")[2] for line in done.stdout.splitlines() if ".evaluation: " in line]
@@ -154,8 +150,7 @@ def test_one_image_in_two_formats_counts_once(small_images: Path, tmp_path: Path
         ({"samples_dir": "nowhere"}, "nowhere: no such folder; give run_dir"),
         ({"samples_dir": str(ROOT / "tests")}, "no DICOM, PNG, JPEG or NIfTI"),
         ({"feature_size": 32}, "read for a network of your own only"),
-        ({"features_path": "@features"}, "leave out autoencoder_path"),
-        ({"features_path": "nowhere.pt", "autoencoder_path": None}, "nowhere.pt: no such file; give features_path"),
+        ({"features_path": "nowhere.pt"}, "nowhere.pt: no such file; give features_path"),
     ],
 )
 def test_errors_say_the_cure(
@@ -180,8 +175,8 @@ def test_three_images_are_enough_for_fewer_neighbours(measured: Measured, small_
 
 def test_a_network_of_the_user(measured: Measured, small_images: Path, noisy: Path, tmp_path: Path) -> None:
     path = make_features(tmp_path, seed=0)
-    record = measured(samples_dir=str(noisy), features_path=path, autoencoder_path=None)
-    network = {"name": "features0.pt", "sha256": sha256_of(path), "dimensions": 6, "standardised": False}
+    record = measured(samples_dir=str(noisy), features_path=path)
+    network = {"name": "features0.pt", "sha256": sha256_of(path), "dimensions": 6}
     assert record["settings"]["features"] == network
     assert record["measures"]["synthetic"]["frechet_distance"] > 2 * record["measures"]["real"]["frechet_distance"]
     datalist = make_datalist(small_images)
@@ -264,9 +259,9 @@ def test_unfit_inputs_are_refused(given: dict, message: str) -> None:
         FeatureInput(**given)
 
 
-def test_phantoms_stand_in_where_no_folder_is_given(small_weights: dict[str, str], noisy: Path, tmp_path: Path) -> None:
+def test_phantoms_stand_in_where_no_folder_is_given(noisy: Path, tmp_path: Path) -> None:
     run_workflow(
-        "evaluate", **SMALL["evaluate"], autoencoder_path=small_weights["autoencoder_path"], phantom_images=20,
-        samples_dir=str(noisy), run_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"),
+        "evaluate", **SMALL["evaluate"], phantom_images=20, samples_dir=str(noisy), run_dir=str(tmp_path / "out"),
+        cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]["held_back_images"] == 4

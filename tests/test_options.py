@@ -58,7 +58,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "evaluate": {
         **{key: TRAINING[key] for key in FOLDERS}, "samples_dir": "@images", "run_dir": "@new",
-        "autoencoder_path": "@weights", "features_path": "@features", "feature_channels": 1, "feature_size": 32,
+        "features_path": "@features", "feature_channels": 1, "feature_size": 32,
         "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "neighbours": 2,
     },
 }  # fmt: skip
@@ -80,7 +80,7 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
-        return "features", {"features_path": "@features", "autoencoder_path": None}
+        return "features", {"features_path": "@features"}
     if option.startswith("lora_"):
         return "lora", {"finetuning": "lora"}
     if option.startswith("selora_"):

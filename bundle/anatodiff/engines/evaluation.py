@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from anatodiff.autoencoders import ImageDataset, load_autoencoder
+from anatodiff.autoencoders import ImageDataset
 from anatodiff.data import DatasetError
 from anatodiff.data.listing import IMAGE_ENDINGS
 from anatodiff.diffusion.draws import generator
@@ -20,15 +20,14 @@ from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import (
-    EncoderFeatures,
     FeatureInput,
     FeatureNetwork,
     KernelDistance,
+    ShippedFeatures,
     TorchScriptFeatures,
     frechet_distance,
     improved_precision_recall,
     kernel_distance,
-    standardised,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ LISTING_NAME = "datalist.json"  # what a training leaves beside its samples
 
 def feature_network(
     path: str | Path | None = None,
-    autoencoder_path: str | Path | None = None,
     channels: int = 3,
     size: int | None = None,
     mean: float | Sequence[float] = 0.5,
@@ -49,8 +47,7 @@ def feature_network(
     """Choose the network whose features are compared.
 
     Args:
-        path: TorchScript file; None takes the autoencoder's encoder.
-        autoencoder_path: weights of the autoencoder; None takes the shipped ones.
+        path: TorchScript file; None takes the EfficientNet-Lite0 that ships.
         channels: of the TorchScript network's input.
         size: side of its input, pixels; None leaves the images as they are.
         mean: taken from values in [0, 1] before it.
@@ -64,16 +61,14 @@ def feature_network(
         OptionError: an option is given that the chosen network does not read.
     """
     takes = FeatureInput(channels, size, mean, std)
-    if path is None:
-        if takes != FeatureInput():
-            raise OptionError(
-                "feature_channels, feature_size, feature_mean and feature_std are read for a network of your own only; "
-                "give features_path too, or leave them out"
-            )
-        return EncoderFeatures(load_autoencoder(autoencoder_path).to(device))
-    if autoencoder_path is not None:
-        raise OptionError("features_path replaces the autoencoder's encoder; leave out autoencoder_path or give null")
-    return TorchScriptFeatures(path, takes, device)
+    if path is not None:
+        return TorchScriptFeatures(path, takes, device)
+    if takes != FeatureInput():
+        raise OptionError(
+            "feature_channels, feature_size, feature_mean and feature_std are read for a network of your own only; "
+            "give features_path too, or leave them out"
+        )
+    return ShippedFeatures(device=device)
 
 
 def read_samples(samples_dir: str | Path, image_size: int, cache_dir: str | Path) -> ImageDataset:
@@ -213,10 +208,7 @@ class Evaluation:
             self._drawn(self.samples, n, "samples"),
             self._drawn(self.train, n, "training images"),
         )
-        described = [self.features(images) for images in sets]
-        if self.features.standardise:
-            described = standardised(*described)
-        held_back, samples, train = described
+        held_back, samples, train = (self.features(images) for images in sets)
         synthetic = Measures.of(held_back, samples, self.neighbours)
         real = Measures.of(held_back, train, self.neighbours)
         self._write(synthetic, real, n, held_back.shape[1])
@@ -233,7 +225,6 @@ class Evaluation:
             "name": self.features.name,
             "sha256": self.features.sha256,
             "dimensions": dimensions,
-            "standardised": self.features.standardise,
         }
         record = {
             "settings": {

@@ -1,27 +1,25 @@
 """Measures of synthetic images: features in, numbers out."""
 
 from anatodiff.metrics.features import (
-    EncoderFeatures,
     FeatureInput,
     FeatureNetwork,
+    ShippedFeatures,
     TorchScriptFeatures,
-    encoder_features,
-    standardised,
+    save_features,
 )
 from anatodiff.metrics.frechet_distance import frechet_distance
 from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 
 __all__ = [
-    "EncoderFeatures",
     "FeatureInput",
     "FeatureNetwork",
     "KernelDistance",
     "PrecisionRecall",
+    "ShippedFeatures",
     "TorchScriptFeatures",
-    "encoder_features",
     "frechet_distance",
     "improved_precision_recall",
     "kernel_distance",
-    "standardised",
+    "save_features",
 ]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from anatodiff.autoencoders import LatentCodec
 from anatodiff.files import sha256_of
-from anatodiff.weights import WeightsError
+from anatodiff.metrics.efficientnet import SHIPPED_NAME, EfficientNetLite0
+from anatodiff.weights import WeightsError, load_weights, save_weights, shipped
 
-POOLED_SIDE = 4  # cells per side: coarse enough to ignore shifts, fine enough to tell left from right
 FEATURE_BATCH = 16
 
 
@@ -23,33 +22,13 @@ class FeatureNetwork(Protocol):
     Attributes:
         name: what a reader knows it by.
         sha256: hash of its file.
-        standardise: whether the features are to be brought to the mean and deviation of the real ones.
     """
 
     name: str
     sha256: str
-    standardise: bool
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Turn images (N, 1, H, W) in [0, 1] into features (N, D), float32 on the CPU."""
-
-
-class EncoderFeatures:
-    """`encoder_features` of one autoencoder, standardised since its channels differ in scale.
-
-    Args:
-        autoencoder: as `load_autoencoder` gives it.
-    """
-
-    name = "encoder of the autoencoder"
-    standardise = True
-
-    def __init__(self, autoencoder: LatentCodec) -> None:
-        self.autoencoder, self.sha256 = autoencoder, autoencoder.sha256
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn images (N, 1, H, W) in [0, 1] into features (N, channels * 16)."""
-        return encoder_features(images, self.autoencoder)
 
 
 @dataclass(frozen=True)
@@ -90,6 +69,39 @@ class FeatureInput:
         return (images.expand(-1, self.channels, -1, -1) - mean) / std  # (B, channels, size, size)
 
 
+class ShippedFeatures:
+    """Features by the EfficientNet-Lite0 of ImageNet that ships with the bundle: the scale of docs/quality_scale.md.
+
+    Args:
+        path: file of `save_features`; None takes the shipped one.
+        device: where to compute.
+
+    Raises:
+        WeightsError: the file is missing or is of another kind.
+    """
+
+    name = "EfficientNet-Lite0 of ImageNet"
+    # (pixels of 0 to 255 - 127) / 128, as the network was trained.
+    takes = FeatureInput(channels=3, size=224, mean=127 / 255, std=128 / 255)
+
+    def __init__(self, path: str | Path | None = None, device: str | torch.device = "cpu") -> None:
+        weights = load_weights(shipped(SHIPPED_NAME) if path is None else path, kind="features")
+        self.network, self.sha256, self.device = EfficientNetLite0(), weights.sha256, torch.device(device)
+        self.network.load_state_dict(weights.tensors)
+        self.network.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn images (N, 1, H, W) in [0, 1] into features (N, 1280)."""
+        batches = (self.takes.prepare(batch.float().to(self.device)) for batch in images.split(FEATURE_BATCH))
+        return torch.cat([self.network(batch).cpu() for batch in batches])  # (N, 1280)
+
+
+def save_features(path: str | Path, network: EfficientNetLite0, notes: dict[str, Any]) -> str:
+    """Write the network of features in fp16; returns the file's SHA-256."""
+    return save_weights(path, dict(network.state_dict()), {"kind": "features", "notes": notes}, half=True)
+
+
 class TorchScriptFeatures:
     """Features by a network of the user's own in a TorchScript file.
 
@@ -102,12 +114,10 @@ class TorchScriptFeatures:
         WeightsError: the file is missing or holds no TorchScript.
     """
 
-    standardise = False  # the network's own scale is what published values are in
-
     def __init__(self, path: str | Path, takes: FeatureInput | None = None, device: str | torch.device = "cpu") -> None:
         path = Path(path)
         if not path.is_file():
-            raise WeightsError(f"{path}: no such file; give features_path a TorchScript file, or null for the encoder")
+            raise WeightsError(f"{path}: no such file; give features_path a TorchScript file, or null for our own")
         try:
             self.network = torch.jit.load(str(path), map_location=torch.device(device)).eval()
         except RuntimeError as error:
@@ -149,41 +159,6 @@ class TorchScriptFeatures:
                 )
             rows.append((output.mean((2, 3)) if output.ndim == 4 else output).float().cpu())  # (B, D)
         return torch.cat(rows)
-
-
-@torch.no_grad()
-def encoder_features(images: torch.Tensor, autoencoder: LatentCodec) -> torch.Tensor:
-    """Describe each image by the autoencoder's last feature maps, averaged over a coarse grid.
-
-    Args:
-        images: (N, 1, H, W) in [0, 1].
-        autoencoder: its encoder gives the feature maps, before they become a latent.
-
-    Returns:
-        (N, channels * 16) float32 features on the CPU.
-    """
-    device = next(autoencoder.parameters()).device
-    rows = []
-    for batch in images.split(FEATURE_BATCH):
-        maps = autoencoder.features(batch.float().to(device))  # (B, channels, h, w)
-        pooled = torch.nn.functional.adaptive_avg_pool2d(maps, POOLED_SIDE)  # (B, channels, 4, 4)
-        rows.append(pooled.flatten(1).cpu())  # (B, channels * 16)
-    return torch.cat(rows)
-
-
-def standardised(reference: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
-    """Bring features to the mean and deviation of a reference set, so that no single one rules the kernel.
-
-    Args:
-        reference: (N, D) features whose statistics are used.
-        others: (M, D) features of other sets.
-
-    Returns:
-        the reference and the others, standardised.
-    """
-    mean = reference.mean(0)
-    deviation = reference.std(0).clamp_min(1e-6)  # a feature that is constant in the reference must not explode
-    return [(features - mean) / deviation for features in (reference, *others)]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,83 @@
+"""Known points of the scale in which distances are given: what noise, blur or another population cost on real images.
+
+    python scripts/quality_scale.py --dataset_dir /data/xrays [--other_dir /data/adults] [--autoencoder_path FILE]
+
+Prints a table for docs/quality_scale.md. One half of the patients is the reference, the other half is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from monai.transforms import GaussianSmooth
+
+from anatodiff.autoencoders import ImageDataset, LatentCodec, load_autoencoder
+from anatodiff.data import make_datalist
+from anatodiff.diffusion import normal
+from anatodiff.metrics import FeatureNetwork, ShippedFeatures, frechet_distance, kernel_distance
+
+NOISE = 8 / 255  # standard deviation, grey levels
+BLUR = 1.5  # standard deviation, pixels at the size of the images
+BATCH = 16
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def noised(images: torch.Tensor) -> torch.Tensor:
+    """Add noise and go back to 8 bits, as a file would."""
+    noise = normal(tuple(images.shape), 0, 0, "quality scale")
+    return ((images + NOISE * noise).clamp(0, 1) * 255).round() / 255  # (N, 1, H, W)
+
+
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    """Smooth each image."""
+    smooth = GaussianSmooth(sigma=BLUR, approx="sampled")
+    return torch.stack([torch.as_tensor(smooth(image)) for image in images])  # (N, 1, H, W)
+
+
+@torch.no_grad()
+def reconstructed(images: torch.Tensor, autoencoder: LatentCodec) -> torch.Tensor:
+    """Encode each image and decode the mean."""
+    return torch.cat([autoencoder.decode(autoencoder.encode(batch)[0]) for batch in images.split(BATCH)])
+
+
+def row(name: str, reference: torch.Tensor, images: torch.Tensor, features: FeatureNetwork) -> str:
+    """Measure images against the reference's features and lay out one row."""
+    found = features(images)  # (N, D)
+    distance = kernel_distance(reference, found)
+    kid, error = 1e3 * distance.value, 1e3 * distance.stderr
+    return f"| {name} | {len(images)} | {frechet_distance(reference, found):.1f} | {kid:.1f} ± {error:.1f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of real radiographs")
+    parser.add_argument("--other_dir", type=Path, help="folder of another population")
+    parser.add_argument("--autoencoder_path", type=Path, help="autoencoder whose reconstructions are measured too")
+    parser.add_argument("--cache_dir", type=Path, default=Path("output/cache"))
+    parser.add_argument("--image_size", type=int, default=256)
+    options = parser.parse_args()
+
+    def images_of(items: list[dict]) -> torch.Tensor:
+        return ImageDataset(items, options.image_size, options.cache_dir).images.float()  # (N, 1, H, W)
+
+    datalist = make_datalist(options.dataset_dir, test_fraction=0.5)
+    half, other_half = images_of(datalist.train), images_of(datalist.test)
+    features = ShippedFeatures()
+    reference = features(half)  # (N, D)
+    autoencoder = load_autoencoder(options.autoencoder_path)
+    print("| against one half of the patients | n | FD | KD x 1000 |\n| --- | --- | --- | --- |")
+    print(row("the other half", reference, other_half, features))
+    print(row("the other half, noise of 8 grey levels", reference, noised(other_half), features))
+    print(row("the other half, blurred by 1.5 pixels", reference, blurred(other_half), features))
+    print(row("the other half, reconstructed", reference, reconstructed(other_half, autoencoder), features))
+    if options.other_dir is not None:
+        everyone = make_datalist(options.other_dir, test_fraction=0.5)
+        print(row("another population", reference, images_of(everyone.train + everyone.test), features))
+
+
+if __name__ == "__main__":
+    main()
