@@ -50,7 +50,6 @@ def make_weights(folder: Path, seed: int) -> dict[str, str]:
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     encoder = load_autoencoder(paths["autoencoder_path"])
-    make_features(folder, seed=0)
     save_base(paths["base_path"], Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
     return paths
 
@@ -113,11 +112,7 @@ def options_for(name: str, images: Path, weights: dict[str, str], root: Path) ->
     given = {"dataset_dir": str(images), "output_dir": str(root / "out"), "cache_dir": str(root / "cache")}
     if name != "train_autoencoder":
         given["autoencoder_path"] = weights["autoencoder_path"]
-    if name != "train":
-        return given
-    # A small network of features in place of the one that ships: faster, and the numbers do not matter.
-    features = str(Path(weights["base_path"]).with_name("features0.pt"))
-    return {**given, "base_path": weights["base_path"], "features::path": features}
+    return {**given, "base_path": weights["base_path"]} if name == "train" else given
 
 
 def bundle_command(config: str, *options: object, run_id: str = "run") -> list[str]:

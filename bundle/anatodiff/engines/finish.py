@@ -20,7 +20,7 @@ from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.prepare import Prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.files import replaced_when_whole
-from anatodiff.metrics import FeatureNetwork, kernel_distance
+from anatodiff.metrics import encoder_features, kernel_distance, standardised
 from anatodiff.networks import Base, DiT, FineTuning, merged, save_adapter, save_base, trained_names
 from anatodiff.parallel import is_main
 
@@ -61,7 +61,7 @@ class FineTuneResult:
         inferer: sampler.
         train: training images.
         test: held-back images, of patients that the training never saw.
-        features: network whose features are compared.
+        autoencoder: its encoder gives the features of the kernel distance.
         classes: class names.
         samples_per_class: images to sample of each class.
         batch_size: images per sampling batch.
@@ -80,7 +80,7 @@ class FineTuneResult:
         inferer: SamplingInferer,
         train: LatentDataset,
         test: LatentDataset,
-        features: FeatureNetwork,
+        autoencoder: LatentCodec,
         classes: list[str],
         samples_per_class: int,
         batch_size: int,
@@ -92,7 +92,7 @@ class FineTuneResult:
         self.tuning, self.prototypes = tuning, prototypes
         self.output_dir, self.network, self.ema = Path(output_dir), network, ema
         self.base, self.inferer = base, inferer
-        self.train, self.test, self.features, self.classes = train, test, features, classes
+        self.train, self.test, self.autoencoder, self.classes = train, test, autoencoder, classes
         self.samples_per_class, self.batch_size = samples_per_class, batch_size
         self.settings, self.device = settings, device
 
@@ -159,7 +159,8 @@ class FineTuneResult:
 
     def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
         sets = (self.test.images, before, after, self.train.images)
-        real, *others = (self.features(images) for images in sets)
+        features = [encoder_features(images, self.autoencoder) for images in sets]
+        real, *others = standardised(*features)
         values = dict(zip(("before", "after", "real"), (kernel_distance(real, o) for o in others), strict=True))
         quality = {name: {"value": distance.value, "stderr": distance.stderr} for name, distance in values.items()}
         with replaced_when_whole(self.output_dir / "quality.json") as temporary:
