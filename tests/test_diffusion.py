@@ -24,7 +24,6 @@ from anatodiff.losses import AnatoDiffLoss, DiffusionTarget, Prediction, Topolog
 SCHEDULE = DiffusionSettings().build()
 KINDS = {
     "linear": DiffusionSettings(),
-    "cosine": DiffusionSettings("cosine"),
     "v": DiffusionSettings("linear", prediction="v"),
     "cosine v": DiffusionSettings("cosine", prediction="v"),
     "zero terminal": DiffusionSettings("linear", prediction="v", zero_terminal_snr=True),
@@ -65,7 +64,7 @@ def test_targets_are_those_of_their_papers() -> None:
 
 
 def test_cosine_schedule_is_nichol_and_dhariwals() -> None:
-    abar = KINDS["cosine"].build().alphas_bar
+    abar = KINDS["cosine v"].build().alphas_bar
     f = lambda t: math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
     for index in (0, 300, 900):
         assert float(abar[index]) == pytest.approx(f(index + 1) / f(0), rel=1e-9)
@@ -87,6 +86,7 @@ def test_zero_terminal_schedule_ends_in_noise_alone_and_starts_where_it_did() ->
         ({"schedule": "flow"}, "do not go together"),
         ({"prediction": "flow"}, "do not go together"),
         ({"schedule": "flow", "prediction": "flow", "zero_terminal_snr": True}, "leave zero_terminal_snr out"),
+        ({"schedule": "cosine"}, "use prediction 'v'"),
         ({"schedule": "square"}, "'square'"),
         ({"prediction": "x0"}, "'x0'"),
         ({"timesteps": 20}, "at least 21"),
@@ -110,6 +110,10 @@ def test_respaced_schedule_keeps_first_and_last_time(steps: int) -> None:
     assert steps == 1 or short.timesteps[0] == 0
     assert torch.equal(short.alphas_bar, SCHEDULE.alphas_bar[short.timesteps])
     assert float(short.levels[-1]) == 1
+
+
+def test_a_flow_is_shortened_evenly() -> None:
+    torch.testing.assert_close(KINDS["flow"].build().respaced(4).sigmas.float(), torch.tensor([0.25, 0.5, 0.75, 1.0]))
 
 
 @pytest.mark.parametrize("steps", [0, 1001])

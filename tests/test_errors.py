@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from support import ROOT, SMALL, run_bundle
 
+from anatodiff.engines.workflow import check_command_line
+
 CASES: dict[str, tuple[str, dict[str, object], list[str]]] = {
     # name: (config, options, words of the last line)
     "unknown option": ("train.json", {"learning_rat": 1}, ["learning_rat", "did you mean 'learning_rate'"]),
@@ -32,6 +34,8 @@ CASES: dict[str, tuple[str, dict[str, object], list[str]]] = {
     "fp16 without a GPU": ("train.json", {"amp": "fp16", "device::name": "cpu"}, ["'fp16' needs a GPU", "bf16"]),
     "wrong momentum": ("train.json", {"ema_momentum": 1}, ["ema_momentum must be between 0 and 1"]),
     "unknown method": ("train.json", {"prototype_method": "kmedoids"}, ["'kmedoids'", "density_peak"]),
+    "loss that is no number": ("train.json", {"learning_rate": 1e30, "topology_weight": 0}, ["loss is nan", "lower"]),
+    "run_dir of a training": ("train.json", {"run_dir": "x"}, ["'run_dir' is not known"]),
     "unknown device": ("train.json", {"device::name": "cuda:77"}, ["cuda:77", "'auto'"]),
 }
 
@@ -86,6 +90,10 @@ def test_an_option_that_monai_would_drop_is_refused(given: list[str]) -> None:
     done = run_bundle("train.json", *given)
     assert done.returncode != 0
     assert "write --threshold '$None'" in done.stderr.strip().splitlines()[-1]
+
+
+def test_the_word_none_is_a_value() -> None:
+    check_command_line(["run", "training", "--topology_essential", "none", "--topology_time=none"])
 
 
 def test_unknown_part_of_a_section_is_refused() -> None:

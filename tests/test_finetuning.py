@@ -94,6 +94,20 @@ def test_ranks_that_wait_do_not_learn() -> None:
     assert addition.b.grad[:, 0].abs().max() > 0
 
 
+def test_a_scaled_loss_changes_no_information_and_an_overflow_adds_none() -> None:
+    plain, scaled = LowRank(6, 5, rank=3, start=1), LowRank(6, 5, rank=3, start=1)
+    scaled.load_state_dict(plain.state_dict())
+    for addition, scale in ((plain, 1.0), (scaled, 1024.0)):
+        backward(addition)
+        for parameter in addition.parameters():
+            parameter.grad *= scale  # type: ignore[operator]
+        addition.hold(scale)
+    torch.testing.assert_close(scaled.fisher, plain.fisher)
+    scaled.b.grad.fill_(float("inf"))  # type: ignore[union-attr]
+    scaled.hold(1024.0)
+    torch.testing.assert_close(scaled.fisher, plain.fisher)
+
+
 def test_a_layer_grows_where_the_next_rank_carries_enough_information() -> None:
     addition = LowRank(6, 5, rank=3, start=1)
     backward(addition)
@@ -121,7 +135,7 @@ def test_the_handler_grows_layers_up_to_the_largest_rank(caplog: pytest.LogCaptu
         network.zero_grad()
         network(torch.randn(4, 4, 8, 8), torch.tensor([1, 2, 3, 4])).pow(2).sum().backward()
         with caplog.at_level(logging.INFO):
-            handler._after_backward(SimpleNamespace(state=SimpleNamespace(iteration=step)))  # type: ignore[arg-type]
+            handler._after_backward(SimpleNamespace(state=SimpleNamespace(iteration=step), scaler=None))  # type: ignore[arg-type]
         ranks.append(sum(int(addition.active.sum()) for _, addition in low_ranks(network)))
     assert ranks == [4, 8, 8, 8, 8, 8]
     assert "4 of 4 layers grew" in caplog.text

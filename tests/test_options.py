@@ -85,7 +85,7 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
         return "lora", {"finetuning": "lora"}
     if option.startswith("selora_"):
         return "selora", {"finetuning": "selora", "lora_rank": 4, "selora_every": 1, "selora_threshold": 1.0001}
-    return ("v", {"prediction": "v"}) if option == "zero_terminal_snr" else ("", {})
+    return ("v", {"prediction": "v"}) if option in ("zero_terminal_snr", "schedule_name") else ("", {})
 
 
 def simple_options(name: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,15 @@ def test_its_latents_must_be_the_stable_diffusion_vaes(tmp_path: Path) -> None:
     autoencoder = load_autoencoder(make_weights(tmp_path, seed=0)["autoencoder_path"])
     with pytest.raises(WeightsError, match="Stable Diffusion VAE"):
         load_base(write(tmp_path, "DiT-S/8", 32), autoencoder)
+
+
+def test_training_checkpoints_of_dit_are_read_and_take_no_other_prediction(tmp_path: Path) -> None:
+    path = write(tmp_path, "DiT-S/8", 32)
+    state = torch.load(path, weights_only=True)
+    torch.save({"model": state, "ema": state, "args": argparse.Namespace(lr=1e-4)}, path)
+    assert load_base(path).network.num_classes == CLASSES
+    with pytest.raises(WeightsError, match="not 'v'"):
+        load_base(path, prediction="v")
 
 
 def test_what_is_no_dit_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ JSON in the header, so that one file is enough to rebuild the network.
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 from dataclasses import dataclass
@@ -127,10 +128,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 def _read_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # which DiT and SiT keep beside their weights
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path}: not a plain state dict ({reason}); save its tensors alone") from error
+        raise WeightsError(f"{path}: not a plain state dict; save its tensors alone by torch.save") from error
     for key in NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

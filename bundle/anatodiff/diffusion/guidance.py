@@ -19,7 +19,7 @@ class Guidance:
     Args:
         scale: 1 is no guidance (one forward per step instead of two), 0 the unconditional model.
         channels: latent channels that are guided; None: all. The published DiT samples guided the first three.
-        interval: noise levels, from 0 (clean) to 1 (noise), between which guidance acts; outside it is off.
+        interval: shares of the schedule's steps, from 0 (clean) to 1 (noise), between which guidance acts.
 
     References:
         Ho and Salimans, https://arxiv.org/abs/2207.12598; Kynkaanniemi et al., https://arxiv.org/abs/2404.07724

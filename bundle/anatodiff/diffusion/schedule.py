@@ -207,7 +207,9 @@ class NoiseSchedule(nn.Module):
         total = len(self)
         if not 1 <= steps <= total:
             raise ValueError(f"sampling steps must be 1 to {total}, got {steps}; choose e.g. 50")
-        # One step must start at the noisiest time, so count down from the end.
-        kept = torch.linspace(total - 1, 0, steps).round().long().flip(0).to(self.alphas.device)
+        # One step must start at the noisiest time, so count down from the end. A flow's last step goes to the data
+        # from 1 / steps, the others' from the first time of the schedule, as DDPM's and DiT's do.
+        first = total / steps - 1 if self.prediction == "flow" else 0
+        kept = torch.linspace(total - 1, first, steps).round().long().flip(0).to(self.alphas.device)
         parts = (self.alphas[kept], self.sigmas[kept], self.timesteps[kept])
         return NoiseSchedule(*parts, self.prediction, self.levels[kept])

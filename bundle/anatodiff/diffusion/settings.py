@@ -50,6 +50,11 @@ class DiffusionSettings:
                 f"schedule {self.schedule!r} and prediction {self.prediction!r} do not go together; "
                 "'flow' is for both or for none"
             )
+        if self.schedule == "cosine" and self.prediction == "epsilon":
+            raise ValueError(
+                "the cosine schedule ends with a thousandth of a percent of signal, where the noise does not tell the "
+                "image; use prediction 'v'"
+            )
         if self.schedule == "flow" and self.zero_terminal_snr:
             raise ValueError("a flow ends in noise alone as it is; leave zero_terminal_snr out")
 

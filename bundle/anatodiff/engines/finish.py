@@ -42,6 +42,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    if not is_main():
+        return  # of several processes one writes
     try:
         with replaced_when_whole(folder / ".writable"):
             pass
@@ -121,7 +123,7 @@ class FineTuneResult:
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
         # What MONAI's own tools look for. Through a file object: given a path, torch writes its random name inside.
         with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:
-            torch.save(merged(network).state_dict(), file)
+            torch.save({name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}, file)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
         null = torch.full((len(after),), self.base.network.null_label)
         before = sample(self.base.network, self.inferer, null, self.batch_size, self.device)  # (N, 1, H, W)

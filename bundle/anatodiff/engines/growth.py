@@ -43,8 +43,9 @@ class GrowRanks:
         step, rest = divmod(engine.state.iteration, self.accumulation_steps)
         if rest:
             return
+        scale = 1.0 if engine.scaler is None else engine.scaler.get_scale()
         for addition in self.additions:
-            addition.hold()
+            addition.hold(scale)
         if step % self.every == 0:
             grown = sum(addition.grow(self.threshold) for addition in self.additions)
             ranks = sorted(int(addition.active.sum()) for addition in self.additions)

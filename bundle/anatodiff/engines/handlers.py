@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,8 +31,8 @@ class HasParts(Protocol):
 class LossLog:
     """Write the loss and its terms at each step to `losses.csv`, and show the loss in a progress bar.
 
-    A resumed run drops the rows after its checkpoint, so that the file reads as if nothing had happened. Of several
-    processes one writes the means over all.
+    A loss that is not a number ends the run before its checkpoint is written. A resumed run drops the rows after its
+    checkpoint, so that the file reads as if nothing had happened. Of several processes one writes the means over all.
 
     Args:
         directory: the run's folder.
@@ -64,7 +65,13 @@ class LossLog:
 
     def _write(self, engine: Workflow) -> None:
         # repr of a float is exact: two runs have the same losses only if their files are the same
-        values = {"loss": float(engine.state.output[CommonKeys.LOSS].detach()), **self.loss.parts}
+        loss = float(engine.state.output[CommonKeys.LOSS].detach())
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {engine.state.iteration}; lower learning_rate or leave out amp, "
+                "with another output_dir"
+            )
+        values = {"loss": loss, **self.loss.parts}
         row = {"step": engine.state.iteration, **mean_over_processes(values, engine.state.device)}
         if not is_main():
             return

@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 import warnings
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -37,6 +38,8 @@ MONAI_PARTS = {
 }
 # Read only by the defaults of other paths: giving those on the command line must not make it unknown.
 PLACES = {"run_dir"}
+READERS_OF_PLACES = {"adapter_path", "samples_dir"}  # options whose defaults do
+LONGEST_WAIT = timedelta(days=1)
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
 
@@ -70,7 +73,7 @@ def check_command_line(arguments: list[str]) -> None:
         OptionError: names the option and how to give it.
     """
     for name, value in itertools.pairwise([part for argument in arguments for part in argument.split("=", 1)] + [""]):
-        if name.startswith("--") and value in ("None", "null", "none"):
+        if name.startswith("--") and value in ("None", "null"):
             raise OptionError(f"option {name.removeprefix('--')!r} cannot be given as {value}; write {name} '$None'")
 
 
@@ -100,7 +103,7 @@ def check_options(config: dict[str, Any]) -> None:
     Raises:
         OptionError: names the first such key.
     """
-    read = MONAI_KEYS | MONAI_SECTIONS | PLACES
+    read = MONAI_KEYS | MONAI_SECTIONS | (PLACES if READERS_OF_PLACES & config.keys() else set())
     waiting = [key for key in config if key in read and key != "_meta_"]
     reached, parts = set(waiting), {f"{section}::{part}" for section in MONAI_SECTIONS for part in MONAI_PARTS}
     while waiting:
@@ -207,29 +210,36 @@ def choose_precision(amp: str | None, device: torch.device) -> torch.dtype | Non
     return PRECISIONS[amp]
 
 
-def start_processes() -> torch.device:
+def start_processes(name: str = "auto") -> torch.device:
     """Join the processes that `torchrun` has started, one per GPU, or on the CPU where there is none.
+
+    Args:
+        name: "auto", or "cpu" to leave the GPUs alone.
 
     Returns:
         this process's device.
 
     Raises:
-        OptionError: it was not started by `torchrun`.
+        OptionError: it was not started by `torchrun`, or there are fewer GPUs than processes.
     """
     if "LOCAL_RANK" not in os.environ:
         raise OptionError("configs/multi_gpu.json is for several processes; start it by torchrun --nproc_per_node 2")
+    device, rank = torch.device("cpu"), int(os.environ["LOCAL_RANK"])
+    if name != "cpu" and torch.cuda.is_available():
+        if rank >= torch.cuda.device_count():
+            raise OptionError(f"process {rank} has no GPU, there are {torch.cuda.device_count()}; start fewer")
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
+        # The others wait while the main process reads a large folder or samples at the end.
+        dist.init_process_group("gloo" if device.type == "cpu" else "nccl", timeout=LONGEST_WAIT)
     return device
 
 
 def stop_processes() -> None:
-    """Leave the processes of `start_processes`."""
+    """Leave the processes of `start_processes`, all together."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -49,9 +49,10 @@ class AnatoDiffLoss(nn.Module):
         schedule: noise schedule.
         topology: the Anatomical Fidelity loss with reduction "none"; None leaves it out.
         topology_weight: lambda; 2e-6 in the paper.
-        topology_time: weight of an image's term by its time: "none" all alike, "signal" by alpha_t, which cancels
-            the 1 / alpha_t that the one-step estimate puts on its gradient.
-        topology_until: noise level in (0, 1] above which an image's term is left out; 1 keeps all.
+        topology_time: weight of an image's term by its time: "none" all alike, "signal" by alpha_t, which for a
+            network that predicts the noise cancels the 1 / alpha_t that the one-step estimate puts on its gradient.
+        topology_until: share of the schedule's steps, counted from the clean end, after which an image's term is left
+            out; 1 keeps all.
         variance_weight: weight of the variational bound, which trains the variance alone (Nichol and Dhariwal,
             https://arxiv.org/abs/2102.09672, sec. 3.1); 0 leaves it out.
 

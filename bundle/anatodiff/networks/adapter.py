@@ -169,7 +169,7 @@ def load_adapter(
         found = settings.get("kind", "a file without AnatoDiff's header")
         raise WeightsError(f"{path}: expected weights of kind {KINDS[0]!r} or {KINDS[1]!r}, found {found}")
     if autoencoder is not None and settings["autoencoder_sha256"] != autoencoder.sha256:
-        raise WeightsError(f"{path}: this adapter was trained with another autoencoder; give its own")
+        raise WeightsError(f"{path}: this adapter is of another autoencoder; give its own by autoencoder_path")
     diffusion = DiffusionSettings(**settings["diffusion"])
     if settings["kind"] == "merged":
         network = _merged_network(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from anatodiff.networks.published import LICENCE, SD_SCALE_FACTOR, WIDTHS, publi
 from anatodiff.weights import Weights, WeightsError, read_weights, save_weights, shipped
 
 SHIPPED_NAME = "dit.safetensors"
+PUBLISHED_PREDICTIONS = ("epsilon", "flow")  # of DiT, of SiT
 DIT_SIZES: dict[str, dict[str, int]] = {
     f"DiT-{name}/{patch}": {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": patch}
     for name, (depth, width, heads) in WIDTHS.items()
@@ -146,7 +148,7 @@ def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, pre
         raise WeightsError(f"{path}: this base predicts {diffusion.prediction!r}, not {prediction!r}; leave it out")
     network = DiT(**settings["network"])
     ours = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("adapter.")}
-    network.load_state_dict({**ours, "pos_embed": network.pos_embed}, assign=True)
+    _load(network, {**ours, "pos_embed": network.pos_embed}, path)
     return Base(
         network=network.eval().requires_grad_(False),
         scale_factor=settings["scale_factor"],
@@ -159,6 +161,8 @@ def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, pre
 
 
 def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, prediction: str) -> Base:
+    if prediction not in PUBLISHED_PREDICTIONS:
+        raise WeightsError(f"{path}: a published network predicts one of {PUBLISHED_PREDICTIONS}, not {prediction!r}")
     settings = published_settings(path, weights.tensors)
     if autoencoder is not None and (
         autoencoder.latent_channels != settings["in_channels"] or autoencoder.scaling_factor is None
@@ -169,7 +173,7 @@ def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | Non
     diffusion = DiffusionSettings(schedule="flow" if prediction == "flow" else "linear", prediction=prediction)
     with torch.device("meta"):
         network = DiT(**settings)
-    network.load_state_dict(weights.tensors, assign=True)
+    _load(network, weights.tensors, path)
     scale = None if autoencoder is None else autoencoder.scaling_factor
     return Base(
         network=network.eval().requires_grad_(False),
@@ -180,6 +184,14 @@ def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | Non
         licence=LICENCE,
         diffusion=diffusion,
     )
+
+
+def _load(network: DiT, tensors: Mapping[str, Any], path: Path) -> None:
+    try:
+        network.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise WeightsError(f"{path}: the tensors are of another network ({first}); give the right file") from error
 
 
 def with_classes(network: DiT, num_classes: int) -> DiT:

@@ -156,6 +156,7 @@ def trained_parts(model: DiT) -> dict[str, int]:
         kind -> number of parameters, empty kinds left out.
     """
     counts: dict[str, int] = {}
+    grows = any(not bool(addition.active.all()) for _, addition in low_ranks(model) if not addition.active.is_meta)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -166,7 +167,7 @@ def trained_parts(model: DiT) -> dict[str, int]:
         elif ".gamma" in name:
             part = "gamma"
         elif ".low_rank." in name:
-            part = "low-rank additions"
+            part = "low-rank additions once grown" if grows else "low-rank additions"
         else:
             part = "biases" if name.endswith(".bias") else "weights"
         counts[part] = counts.get(part, 0) + parameter.numel()

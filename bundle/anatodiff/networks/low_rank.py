@@ -51,13 +51,18 @@ class LowRank(nn.Module):
         return self.scale * F.linear(F.linear(x, self.a), self.b)  # (..., out_features)
 
     @torch.no_grad()
-    def hold(self) -> None:
-        """Add the squared gradients to the Fisher information of each rank, then clear those of the ranks that wait."""
+    def hold(self, loss_scale: float = 1.0) -> None:
+        """Add the squared gradients to the Fisher information of each rank, then clear those of the ranks that wait.
+
+        Args:
+            loss_scale: what the loss was multiplied with before its gradients (fp16); steps that overflow are left out.
+        """
         if self.a.grad is None or self.b.grad is None:
             return
-        self.fisher += self.a.grad.square().sum(1) + self.b.grad.square().sum(0)  # (r,)
-        self.a.grad[~self.active] = 0
-        self.b.grad[:, ~self.active] = 0
+        squares = (self.a.grad / loss_scale).square().sum(1) + (self.b.grad / loss_scale).square().sum(0)  # (r,)
+        self.fisher += torch.where(squares.isfinite().all(), squares, 0.0)
+        self.a.grad.masked_fill_(~self.active[:, None], 0)
+        self.b.grad.masked_fill_(~self.active, 0)
 
     @torch.no_grad()
     def grow(self, threshold: float) -> bool:
