@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from anatodiff.files import replaced_when_whole
 
@@ -216,7 +217,8 @@ def write_phantoms(
     jobs = [(folder, planned, size, masks, devices) for planned in plan]
     count = min(workers or os.cpu_count() or 1, n)
     if count > 1:
-        with ProcessPoolExecutor(count) as pool:
+        # One thread in each: several per core would wait for each other. Pictures do not depend on it.
+        with ProcessPoolExecutor(count, initializer=threadpool_limits, initargs=(1,)) as pool:
             for _ in pool.map(_write_one, jobs, chunksize=4):
                 pass
     else:
