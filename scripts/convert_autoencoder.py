@@ -13,6 +13,7 @@ from anatodiff.autoencoders import read_monai_generative, save_autoencoder
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Convert the checkpoint that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("input", type=Path, help="checkpoint: a file of torch.save with the network's state dict")
     parser.add_argument("output", type=Path, help="file to write, .safetensors; give it as autoencoder_path")

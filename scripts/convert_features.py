@@ -15,6 +15,7 @@ from anatodiff.weights import WeightsError, read_weights
 
 
 def main() -> None:
+    """Convert the file that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("published", type=Path, help="state dict of EfficientNet-Lite0 (Apache-2.0)")
     parser.add_argument("out", type=Path, help=".safetensors file to write")

@@ -10,6 +10,7 @@ from anatodiff.networks import merge_adapter, split_adapter
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Merge or split the files that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("input", type=Path, help="adapter.safetensors of a run; with --split a merged file")
     parser.add_argument("output", type=Path, help="file to write, .safetensors; a merged one is given as adapter_path")

@@ -53,6 +53,7 @@ def row(name: str, reference: torch.Tensor, images: torch.Tensor, features: Feat
 
 
 def main() -> None:
+    """Print the table for the folders that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of real radiographs")
     parser.add_argument("--other_dir", type=Path, help="folder of another population")

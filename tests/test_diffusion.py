@@ -37,7 +37,7 @@ CHANNELS = torch.tensor([[0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0]])
 
 def test_schedule_equals_monais() -> None:
     monai = DDPMScheduler(num_train_timesteps=1000, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
-    torch.testing.assert_close(SCHEDULE.alphas_bar.float(), monai.alphas_cumprod, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(SCHEDULE.alphas.square().float(), monai.alphas_cumprod, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(
         SCHEDULE.add_noise(X0, NOISE, INDEX), monai.add_noise(X0, NOISE, INDEX), rtol=1e-4, atol=1e-4
     )
@@ -64,7 +64,7 @@ def test_targets_are_those_of_their_papers() -> None:
 
 
 def test_cosine_schedule_is_nichol_and_dhariwals() -> None:
-    abar = KINDS["cosine v"].build().alphas_bar
+    abar = KINDS["cosine v"].build().alphas.square()
     f = lambda t: math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
     for index in (0, 300, 900):
         assert float(abar[index]) == pytest.approx(f(index + 1) / f(0), rel=1e-9)
@@ -108,7 +108,7 @@ def test_respaced_schedule_keeps_first_and_last_time(steps: int) -> None:
     assert len(short) == steps
     assert short.timesteps[-1] == 999
     assert steps == 1 or short.timesteps[0] == 0
-    assert torch.equal(short.alphas_bar, SCHEDULE.alphas_bar[short.timesteps])
+    assert torch.equal(short.alphas.square(), SCHEDULE.alphas.square()[short.timesteps])
     assert float(short.levels[-1]) == 1
 
 

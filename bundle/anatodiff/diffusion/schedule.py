@@ -67,11 +67,6 @@ class NoiseSchedule(nn.Module):
         return len(self.alphas)
 
     @property
-    def alphas_bar(self) -> torch.Tensor:
-        """The squared share of the signal, (T,): abar_t of a variance-preserving schedule."""
-        return self.alphas**2
-
-    @property
     def step_variance(self) -> torch.Tensor:
         """The noise that one step adds, sigma_ts^2, (T,): beta_t of a variance-preserving schedule."""
         before_alpha, before_sigma = self._before()

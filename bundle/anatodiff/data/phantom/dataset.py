@@ -170,6 +170,26 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
             temporary.write_bytes(json.dumps(settings).encode())
 
 
+def _write_each(jobs: list[tuple[Path, PlannedPhantom, int, bool, float]], workers: int) -> None:
+    if workers == 1:
+        for job in jobs:
+            _write_one(job)
+        return
+    # One thread in each: several per core would wait for each other. Pictures do not depend on it.
+    with ProcessPoolExecutor(workers, initializer=threadpool_limits, initargs=(1,)) as pool:
+        for _ in pool.map(_write_one, jobs, chunksize=4):
+            pass
+
+
+def _write_table(table: Path, plan: Sequence[PlannedPhantom]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "patient_id", "label"])
+    writer.writerows([planned.file, planned.patient_id, planned.label] for planned in plan)
+    with replaced_when_whole(table) as temporary:
+        temporary.write_bytes(text.getvalue().encode())
+
+
 def write_phantoms(
     folder: str | os.PathLike[str],
     n: int,
@@ -215,19 +235,6 @@ def write_phantoms(
     if masks:
         (folder / MASKS_NAME).mkdir(exist_ok=True)
     jobs = [(folder, planned, size, masks, devices) for planned in plan]
-    count = min(workers or os.cpu_count() or 1, n)
-    if count > 1:
-        # One thread in each: several per core would wait for each other. Pictures do not depend on it.
-        with ProcessPoolExecutor(count, initializer=threadpool_limits, initargs=(1,)) as pool:
-            for _ in pool.map(_write_one, jobs, chunksize=4):
-                pass
-    else:
-        for job in jobs:
-            _write_one(job)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "patient_id", "label"])
-    writer.writerows([planned.file, planned.patient_id, planned.label] for planned in plan)
-    with replaced_when_whole(table) as temporary:
-        temporary.write_bytes(text.getvalue().encode())
+    _write_each(jobs, min(workers or os.cpu_count() or 1, n))
+    _write_table(table, plan)
     return table
