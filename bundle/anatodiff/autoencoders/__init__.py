@@ -1,10 +1,13 @@
 """The autoencoders, our own and published ones, and the latent cache."""
 
-from anatodiff.autoencoders.autoencoder import Autoencoder, save_autoencoder
+from anatodiff.autoencoders.autoencoder import Autoencoder
+from anatodiff.autoencoders.build import build_autoencoder
 from anatodiff.autoencoders.codec import LatentCodec
+from anatodiff.autoencoders.files import save_autoencoder
 from anatodiff.autoencoders.latent_cache import ImageDataset, LatentDataset, encode_all, latent_scale
 from anatodiff.autoencoders.load import load_autoencoder
 from anatodiff.autoencoders.monai_generative import read_monai_generative
+from anatodiff.autoencoders.principal import PrincipalAutoencoder
 from anatodiff.autoencoders.stable_diffusion import StableDiffusionAutoencoder
 from anatodiff.autoencoders.tiny import TinyAutoencoder
 
@@ -13,8 +16,10 @@ __all__ = [
     "ImageDataset",
     "LatentCodec",
     "LatentDataset",
+    "PrincipalAutoencoder",
     "StableDiffusionAutoencoder",
     "TinyAutoencoder",
+    "build_autoencoder",
     "encode_all",
     "latent_scale",
     "load_autoencoder",

@@ -1,9 +1,8 @@
-"""Our own autoencoder between radiographs and latents: MONAI's AutoencoderKL on one channel."""
+"""MONAI's AutoencoderKL between radiographs and latents, on one channel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from monai.networks.nets import AutoencoderKL
 from torch import nn
 
 from anatodiff.autoencoders.codec import LatentCodec
-from anatodiff.weights import load_weights, save_weights
 
 
 class Autoencoder(LatentCodec):
@@ -78,65 +76,13 @@ class Autoencoder(LatentCodec):
             include_fc=False,
         )
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the encoder's last feature maps, before they become a latent; x (B, 1, H, W) -> (B, F, h, w)."""
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute mean and log-variance (B, C, h, w) of the latents of images (B, 1, H, W) in [0, 1]."""
         values = (self.white - self.black) * x + self.black  # (B, 1, H, W)
-        return self.net.encoder(nn.functional.pixel_unshuffle(values, self.fold))  # (B, F, h, w)
-
-    def posterior(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn feature maps (B, F, h, w) into the mean and log-variance of the latents, each (B, C, h, w)."""
-        return self.net.quant_conv_mu(features), self.net.quant_conv_log_sigma(features)
+        maps = self.net.encoder(nn.functional.pixel_unshuffle(values, self.fold))  # (B, F, h, w)
+        return self.net.quant_conv_mu(maps), self.net.quant_conv_log_sigma(maps)
 
     def reconstruct(self, z: torch.Tensor) -> torch.Tensor:
         """Decode without the final cut, so that values outside [0, 1] still have a gradient."""
         values = nn.functional.pixel_shuffle(self.net.decode(z), self.fold)  # (B, 1, H, W)
         return (values - self.black) / (self.white - self.black)  # (B, 1, H, W)
-
-    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Encode, draw a latent and decode it.
-
-        Args:
-            x: (B, 1, H, W) in [0, 1].
-            noise: (B, C, h, w) standard normal; None takes the posterior's mean.
-
-        Returns:
-            reconstruction (B, 1, H, W), mean and logvar (B, C, h, w).
-        """
-        mean, logvar = self.encode(x)
-        z = mean if noise is None else mean + (0.5 * logvar).exp() * noise
-        return {"reconstruction": self.reconstruct(z), "mean": mean, "logvar": logvar}
-
-
-def save_autoencoder(path: str | Path, autoencoder: Autoencoder, notes: dict[str, Any], half: bool = True) -> str:
-    """Write an autoencoder.
-
-    Args:
-        path: .safetensors file.
-        autoencoder: network to write.
-        notes: how it was trained (data, steps, seed), kept in the header.
-        half: store in fp16.
-
-    Returns:
-        SHA-256 of the file.
-    """
-    settings = {"kind": "autoencoder", "network": autoencoder.settings, "notes": notes}
-    return save_weights(path, dict(autoencoder.state_dict()), settings, half=half)
-
-
-def read_autoencoder(path: str | Path) -> Autoencoder:
-    """Read a file that `save_autoencoder` made.
-
-    Args:
-        path: .safetensors file.
-
-    Returns:
-        the network.
-
-    Raises:
-        WeightsError: the file is missing or is no autoencoder.
-    """
-    weights = load_weights(path, kind="autoencoder")
-    autoencoder = Autoencoder(**weights.settings["network"])
-    autoencoder.load_state_dict(weights.tensors)
-    autoencoder.sha256 = weights.sha256
-    return autoencoder

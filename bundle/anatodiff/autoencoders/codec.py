@@ -44,7 +44,7 @@ class LatentCodec(nn.Module, ABC):
             raise ValueError(
                 f"the autoencoder takes (B, 1, H, W) with H, W multiples of {self.factor}, got {tuple(x.shape)}"
             )
-        mean, logvar = self.posterior(self.features(x))  # (B, C, h, w) each
+        mean, logvar = self.posterior(x)  # (B, C, h, w) each
         return mean, logvar.clamp(*LOGVAR_LIMITS)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
@@ -58,13 +58,23 @@ class LatentCodec(nn.Module, ABC):
         """
         return self.reconstruct(z).clamp(0, 1)  # (B, 1, H, W)
 
-    @abstractmethod
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the encoder's last feature maps, before they become a latent; x (B, 1, H, W) -> (B, F, h, w)."""
+    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Encode, draw a latent and decode it.
+
+        Args:
+            x: (B, 1, H, W) in [0, 1].
+            noise: (B, C, h, w) standard normal; None takes the posterior's mean.
+
+        Returns:
+            reconstruction (B, 1, H, W), not cut to [0, 1], mean and logvar (B, C, h, w).
+        """
+        mean, logvar = self.encode(x)
+        z = mean if noise is None else mean + (0.5 * logvar).exp() * noise  # (B, C, h, w)
+        return {"reconstruction": self.reconstruct(z), "mean": mean, "logvar": logvar}
 
     @abstractmethod
-    def posterior(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn feature maps (B, F, h, w) into the mean and log-variance of the latents, each (B, C, h, w)."""
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute mean and log-variance (B, C, h, w) of the latents of images (B, 1, H, W) in [0, 1]."""
 
     @abstractmethod
     def reconstruct(self, z: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from anatodiff.transforms import radiograph_transforms
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1  # to be raised when reading or preprocessing changes its results
+CACHE_VERSION = 2  # to be raised when reading or preprocessing changes its results
 ENCODE_BATCH = 8
 
 

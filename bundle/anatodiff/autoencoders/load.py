@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anatodiff.autoencoders.autoencoder import read_autoencoder
 from anatodiff.autoencoders.codec import LatentCodec
+from anatodiff.autoencoders.files import read_autoencoder
 from anatodiff.autoencoders.monai_generative import GENERATIVE_TENSOR
 from anatodiff.autoencoders.stable_diffusion import (
     CONFIG_NAME,

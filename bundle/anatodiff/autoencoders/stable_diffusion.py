@@ -112,13 +112,10 @@ class StableDiffusionAutoencoder(LatentCodec):
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, kernel_size=1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, kernel_size=1)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the encoder's last feature maps, before they become a latent; x (B, 1, H, W) -> (B, 2C, h, w)."""
-        return self.encoder((2 * x - 1).expand(-1, RGB, -1, -1))  # (B, 2C, h, w)
-
-    def posterior(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn feature maps (B, 2C, h, w) into the mean and log-variance of the latents, each (B, C, h, w)."""
-        mean, logvar = self.quant_conv(features).chunk(2, dim=1)  # (B, C, h, w) each
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute mean and log-variance (B, C, h, w) of the latents of images (B, 1, H, W) in [0, 1]."""
+        maps = self.encoder((2 * x - 1).expand(-1, RGB, -1, -1))  # (B, 2C, h, w)
+        mean, logvar = self.quant_conv(maps).chunk(2, dim=1)  # (B, C, h, w) each
         return mean, logvar
 
     def reconstruct(self, z: torch.Tensor) -> torch.Tensor:

@@ -92,13 +92,10 @@ class TinyAutoencoder(LatentCodec):
         self.encoder = _encoder(latent_channels, mixing)
         self.decoder = _decoder(latent_channels, mixing)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the encoder's output, which is the latent; x (B, 1, H, W) in [0, 1] -> (B, C, h, w)."""
-        return self.encoder(x.expand(-1, RGB, -1, -1))  # (B, C, h, w)
-
-    def posterior(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features as the mean, with the least log-variance there is: nothing is spread."""
-        return features, torch.full_like(features, LOGVAR_LIMITS[0])  # (B, C, h, w) each
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode images (B, 1, H, W) to a mean with the least log-variance there is: nothing is spread."""
+        mean = self.encoder(x.expand(-1, RGB, -1, -1))  # (B, C, h, w)
+        return mean, torch.full_like(mean, LOGVAR_LIMITS[0])
 
     def reconstruct(self, z: torch.Tensor) -> torch.Tensor:
         """Decode without the final cut, so that values outside [0, 1] still have a gradient."""

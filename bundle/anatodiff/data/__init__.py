@@ -5,6 +5,7 @@ from anatodiff.data.folder import Datalist, make_datalist, summarise
 from anatodiff.data.listing import Item, find_radiographs, patient_key
 from anatodiff.data.radiograph import Radiograph, read_radiograph
 from anatodiff.data.reader import RadiographReader
+from anatodiff.data.sources import Sources, make_sources
 from anatodiff.data.write import write_radiograph
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Radiograph",
     "RadiographError",
     "RadiographReader",
+    "Sources",
     "find_radiographs",
     "make_datalist",
+    "make_sources",
     "patient_key",
     "read_radiograph",
     "summarise",

@@ -24,7 +24,7 @@ class Datalist:
     """The usable images of a folder, split by patient.
 
     Attributes:
-        train: entries `{"image": path, "label": index into classes, "patient": key}`.
+        train: entries `{"image": path, "label": index into classes, "patient": key, "domain": text or ""}`.
         test: entries of the patients that are held out.
         classes: names of the classes, sorted.
         rejected: files that are not used, each with the reason.
@@ -83,7 +83,8 @@ def make_datalist(
     classes = sorted({item.label for item in chosen})
     parts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for item in chosen:
-        entry = {"image": str(item.file), "label": classes.index(item.label), "patient": item.patient}
+        label = classes.index(item.label)
+        entry = {"image": str(item.file), "label": label, "patient": item.patient, "domain": item.domain}
         parts[item.patient in held_out].append(entry)
     unidentified = sum(not item.identified for item in chosen)
     return Datalist(parts[False], parts[True], classes, rejected, unidentified)

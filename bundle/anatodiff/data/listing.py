@@ -17,6 +17,7 @@ from anatodiff.data.radiograph import BARE_DICOM_STARTS
 LABELS_FILE = "labels.csv"
 NEEDED_COLUMNS = ("file", "label")
 PATIENT_COLUMN = "patient_id"
+DOMAIN_COLUMN = "domain"
 ONE_CLASS = "all"
 SPLIT_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 # Image files: those that are read, and those that are named with a reason instead of being passed over.
@@ -36,12 +37,14 @@ class Item:
         label: name of its class.
         patient: 16 hexadecimal digits, the same for all files of one patient.
         identified: whether a patient id was found; else the file's name stands in for it.
+        domain: what kind of image it is (region, origin), for bases of several kinds; empty where not said.
     """
 
     file: Path
     label: str
     patient: str
     identified: bool = True
+    domain: str = ""
 
 
 def patient_key(identifier: str) -> str:
@@ -61,8 +64,9 @@ def patient_key(identifier: str) -> str:
 def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
     """List the image files of a folder with class and patient, without decoding them.
 
-    Classes come from `labels.csv` (columns `file`, relative to the folder, and `label`; optional `patient_id`; others
-    are ignored; only the files in it are used), else from the folder's sub-folders, else all files are one class "all".
+    Classes come from `labels.csv` (columns `file`, relative to the folder, and `label`; optional `patient_id` and
+    `domain`; others are ignored; only the files in it are used), else from the folder's sub-folders, else all files are
+    one class "all".
     Patients come from `patient_id`, else from the DICOM PatientID, else each file name without its ending is a patient.
     Hidden files, symbolic links to folders and files that are not images are passed over.
 
@@ -104,7 +108,8 @@ def _from_table(table: Path) -> list[Item]:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or [])
-            rows = [{key: (row.get(key) or "").strip() for key in (*NEEDED_COLUMNS, PATIENT_COLUMN)} for row in reader]
+            used = (*NEEDED_COLUMNS, PATIENT_COLUMN, DOMAIN_COLUMN)
+            rows = [{key: (row.get(key) or "").strip() for key in used} for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise DatasetError(f"{table}: not a CSV file in UTF-8 ({error}); save it again as one") from error
     missing = [name for name in NEEDED_COLUMNS if name not in columns]
@@ -117,7 +122,7 @@ def _from_table(table: Path) -> list[Item]:
     for row in rows:
         if not row["file"]:
             continue
-        item = _item(table.parent / row["file"], row["label"], row[PATIENT_COLUMN])
+        item = _item(table.parent / row["file"], row["label"], row[PATIENT_COLUMN], row[DOMAIN_COLUMN])
         known = items.setdefault(item.file, item)
         if known != item:
             raise DatasetError(f"{table}: {row['file']} is listed twice and differently; keep one row")
@@ -126,10 +131,10 @@ def _from_table(table: Path) -> list[Item]:
     return list(items.values())
 
 
-def _item(file: Path, label: str, patient_id: str = "") -> Item:
+def _item(file: Path, label: str, patient_id: str = "", domain: str = "") -> Item:
     stem = file.name[: -len(".nii.gz")] if file.name.lower().endswith(".nii.gz") else file.stem
     identifier = patient_id or _dicom_patient_id(file)
-    return Item(file, label, patient_key(identifier or stem), identified=bool(identifier))
+    return Item(file, label, patient_key(identifier or stem), identified=bool(identifier), domain=domain)
 
 
 def _dicom_patient_id(file: Path) -> str:

@@ -3,11 +3,20 @@
 from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints
+from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
 from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
-from anatodiff.engines.prepare import Preparation, Prototypes, dataset_folder, latents_of, shape_prototypes
+from anatodiff.engines.prepare import (
+    Preparation,
+    Prototypes,
+    dataset_folder,
+    extra_images,
+    extra_latents,
+    latents_of,
+    shape_prototypes,
+)
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
@@ -16,6 +25,7 @@ from anatodiff.engines.workflow import choose_device, choose_precision, start_pr
 __all__ = [
     "AutoencoderResult",
     "Checkpoints",
+    "CriticTraining",
     "DiffusionBatch",
     "FineTuneResult",
     "FixedBatches",
@@ -39,11 +49,15 @@ __all__ = [
     "UpdateEMA",
     "ValidationLog",
     "ValidationLoss",
+    "build_critic",
     "choose_device",
     "choose_precision",
     "dataset_folder",
+    "extra_images",
+    "extra_latents",
     "is_lower",
     "latents_of",
+    "perceptual_loss",
     "sample",
     "sampling_batch",
     "shape_prototypes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -34,25 +34,52 @@ class StepBatches:
         dataset: rows to draw from.
         batch_size: images per step, over all processes.
         seed: the run's seed.
+        extra: rows of a small second set, drawn from in the same way; None is none.
+        extra_share: most of each batch that comes from it, rounded down to whole images.
+
+    Raises:
+        ValueError: no rows, a batch that cannot be shared by the processes, or a share that is no image.
     """
 
-    def __init__(self, dataset: Gathers, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Gathers,
+        batch_size: int,
+        seed: int,
+        extra: Gathers | None = None,
+        extra_share: float = 0.0,
+    ) -> None:
         if batch_size % world()[1]:
             raise ValueError(f"batch_size {batch_size} cannot be shared by {world()[1]} processes; choose a multiple")
         if len(dataset) == 0:
             raise ValueError("the training set is empty; check dataset_dir and test_fraction")
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.extra, self.n_extra = extra, 0 if extra is None else int(extra_share * batch_size)
+        if extra is not None and not 1 <= self.n_extra < batch_size:
+            raise ValueError(
+                f"extra_share {extra_share} of a batch of {batch_size} is {self.n_extra} images; choose at least one "
+                "and not the whole batch"
+            )
         self.step = 0  # a resumed run sets it
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while True:
             # Counted before the batch leaves: an iterator that is thrown away must not repeat its last step.
             step, self.step = self.step, self.step + 1
-            indices = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
+            rows = self._rows(step)
             positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
             rank, processes = world()
             mine = slice(rank * self.batch_size // processes, (rank + 1) * self.batch_size // processes)
-            yield {"position": positions[mine], **self.dataset.gather(indices[mine])}
+            yield {"position": positions[mine], **{name: values[mine] for name, values in rows.items()}}
+
+    def _rows(self, step: int) -> dict[str, torch.Tensor]:
+        """Gather the rows of a step: those of the small set last."""
+        indices = batch_indices(len(self.dataset), self.batch_size - self.n_extra, self.seed, step)
+        rows = self.dataset.gather(indices)
+        if self.extra is None:
+            return rows
+        others = self.extra.gather(batch_indices(len(self.extra), self.n_extra, self.seed, step))
+        return {name: torch.cat([values, others[name]]) for name, values in rows.items()}
 
 
 class FixedBatches:
@@ -86,6 +113,8 @@ class DiffusionBatch:
         label_dropout: share of images whose label is dropped, so that guidance has an unconditional model.
         seed: the run's seed.
         name: keeps the draws of training and validation apart.
+        parents: for each class the class that stands for its domain, see `anatodiff.data.Sources`; None has none.
+        domain_share: share of images that are told their domain only, in place of their class.
     """
 
     def __init__(
@@ -96,9 +125,14 @@ class DiffusionBatch:
         label_dropout: float,
         seed: int,
         name: str = "train",
+        parents: Sequence[int] | None = None,
+        domain_share: float = 0.0,
     ) -> None:
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"label_dropout must be 0 to 1, got {label_dropout}")
+        if not 0 <= label_dropout <= label_dropout + domain_share <= 1:
+            raise ValueError(
+                f"label_dropout {label_dropout} and domain_share {domain_share} must be 0 or more, at most 1 together"
+            )
+        self.parents, self.domain_share = None if parents is None else torch.tensor(parents), domain_share
         self.schedule, self.scale_factor, self.null_label = schedule, scale_factor, null_label
         self.label_dropout, self.seed, self.name = label_dropout, seed, name
 
@@ -126,8 +160,7 @@ class DiffusionBatch:
         index = (uniform_each(self.seed, at, f"{self.name} time") * len(self.schedule)).long()  # (B,)
         each = [uniform_each(self.seed, at, f"{self.name} channel {c}") for c in range(shape[0])]  # C x (B,)
         channels = torch.stack(each, dim=1).argsort(dim=1)  # (B, C)
-        dropped = uniform_each(self.seed, at, f"{self.name} dropout") < self.label_dropout  # (B,)
-        labels = torch.where(dropped, self.null_label, batchdata["label"])  # (B,)
+        labels = self._labels(batchdata["label"], at)  # (B,)
         x0, noise, index, channels, labels = (
             tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channels, labels)
         )
@@ -141,6 +174,13 @@ class DiffusionBatch:
                 "class_labels": labels,
             },
         )
+
+    def _labels(self, labels: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Replace some labels (B,) by the null label, and some by that of their domain."""
+        draw = uniform_each(self.seed, at, f"{self.name} dropout")  # (B,)
+        if self.parents is not None:
+            labels = torch.where(draw < self.label_dropout + self.domain_share, self.parents[labels], labels)  # (B,)
+        return torch.where(draw < self.label_dropout, self.null_label, labels)  # (B,)
 
 
 class ReconstructionBatch:

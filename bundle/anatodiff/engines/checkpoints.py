@@ -8,7 +8,7 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Events
@@ -22,6 +22,19 @@ from anatodiff.networks import trained_names
 from anatodiff.parallel import any_process, is_main
 
 logger = logging.getLogger(__name__)
+
+
+class HasState(Protocol):
+    """What is trained beside the network and must go on with it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        ...
+
 
 FILE_NAME = "checkpoint.pt"
 
@@ -46,6 +59,7 @@ class Checkpoints:
         settings: what must be the same when the run goes on, JSON-able; another value is refused.
         every: batches between two checkpoints.
         accumulation_steps: batches per optimiser step; between two of them there is nothing that can be resumed.
+        beside: what else is trained, such as a critic; None is nothing.
     """
 
     def __init__(
@@ -58,12 +72,13 @@ class Checkpoints:
         settings: dict[str, Any],
         every: int,
         accumulation_steps: int = 1,
+        beside: HasState | None = None,
     ) -> None:
         if every < 1 or every % accumulation_steps:
             raise ValueError(
                 f"checkpoint_every must be a positive multiple of accumulation_steps {accumulation_steps}, got {every}"
             )
-        self.accumulation_steps = accumulation_steps
+        self.accumulation_steps, self.beside = accumulation_steps, beside
         self.path = Path(directory) / FILE_NAME
         self.network, self.ema, self.optimizer, self.batches = network, ema, optimizer, batches
         self.settings, self.every = settings, every
@@ -98,6 +113,8 @@ class Checkpoints:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and engine.scaler is not None:
             engine.scaler.load_state_dict(state["scaler"])
+        if self.beside is not None:
+            self.beside.load_state_dict(state["beside"])
         self.batches.step = engine.state.iteration = state["step"]
         engine.state.epoch = state["step"] // (engine.state.epoch_length or 1)
         logger.info("resumed at step %d from %s", state["step"], self.path)
@@ -144,6 +161,7 @@ class Checkpoints:
             "network": {name: now[name] for name in names},
             "ema": {name: average[name] for name in names},
             "optimizer": self.optimizer.state_dict(),
+            "beside": None if self.beside is None else self.beside.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         with replaced_when_whole(self.path) as temporary:

@@ -12,7 +12,7 @@ from ignite.handlers import EMAHandler
 from monai.engines import SupervisedEvaluator
 from monai.metrics import PSNRMetric
 
-from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentCodec, LatentDataset, save_autoencoder
+from anatodiff.autoencoders import ImageDataset, LatentCodec, LatentDataset, PrincipalAutoencoder, save_autoencoder
 from anatodiff.diffusion import DiffusionSettings, normal
 from anatodiff.engines.attention import draw_attention, prototype_attention
 from anatodiff.engines.inferers import SamplingInferer
@@ -20,7 +20,7 @@ from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.prepare import Prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.files import replaced_when_whole
-from anatodiff.metrics import encoder_features, kernel_distance, standardised
+from anatodiff.metrics import FeatureNetwork, kernel_distance
 from anatodiff.networks import Base, DiT, FineTuning, merged, save_adapter, save_base, trained_names
 from anatodiff.parallel import is_main
 
@@ -63,7 +63,7 @@ class FineTuneResult:
         inferer: sampler.
         train: training images.
         test: held-back images, of patients that the training never saw.
-        autoencoder: its encoder gives the features of the kernel distance.
+        features: describes images for the kernel distance.
         classes: class names.
         samples_per_class: images to sample of each class.
         batch_size: images per sampling batch.
@@ -71,6 +71,7 @@ class FineTuneResult:
         settings: what else the adapter's header keeps (options, licence).
         prototypes: shape prototypes, for the picture of the attention; None where there are none.
         device: where to sample.
+        start_class: class of the base that the fine-tune started from, for "before".
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class FineTuneResult:
         inferer: SamplingInferer,
         train: LatentDataset,
         test: LatentDataset,
-        autoencoder: LatentCodec,
+        features: FeatureNetwork,
         classes: list[str],
         samples_per_class: int,
         batch_size: int,
@@ -90,11 +91,13 @@ class FineTuneResult:
         settings: dict[str, Any],
         prototypes: Prototypes | None,
         device: torch.device,
+        start_class: str | None = None,
     ) -> None:
+        self.start_label = base.label_of(start_class)
         self.tuning, self.prototypes = tuning, prototypes
         self.output_dir, self.network, self.ema = Path(output_dir), network, ema
         self.base, self.inferer = base, inferer
-        self.train, self.test, self.autoencoder, self.classes = train, test, autoencoder, classes
+        self.train, self.test, self.features, self.classes = train, test, features, classes
         self.samples_per_class, self.batch_size = samples_per_class, batch_size
         self.settings, self.device = settings, device
 
@@ -125,8 +128,8 @@ class FineTuneResult:
         with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:
             torch.save({name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}, file)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
-        null = torch.full((len(after),), self.base.network.null_label)
-        before = sample(self.base.network, self.inferer, null, self.batch_size, self.device)  # (N, 1, H, W)
+        labels = torch.full((len(after),), self.start_label)
+        before = sample(self.base.network, self.inferer, labels, self.batch_size, self.device)  # (N, 1, H, W)
         self._measure(before, after)
         if self.prototypes is not None:
             self._draw_attention(network, self.prototypes)
@@ -161,16 +164,20 @@ class FineTuneResult:
 
     def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
         sets = (self.test.images, before, after, self.train.images)
-        features = [encoder_features(images, self.autoencoder) for images in sets]
-        real, *others = standardised(*features)
+        real, *others = (self.features(images) for images in sets)
         values = dict(zip(("before", "after", "real"), (kernel_distance(real, o) for o in others), strict=True))
         quality = {name: {"value": distance.value, "stderr": distance.stderr} for name, distance in values.items()}
         with replaced_when_whole(self.output_dir / "quality.json") as temporary:
-            temporary.write_text(json.dumps({"kernel_distance": quality, "samples": len(after)}, indent=1))
-        shown = {name: f"{d.value:.3g} ± {d.stderr:.2g}" for name, d in values.items()}
+            temporary.write_text(
+                json.dumps(
+                    {"kernel_distance": quality, "samples": len(after), "features": self.features.name}, indent=1
+                )
+            )
+        shown = {name: f"{1e3 * d.value:.0f} ± {1e3 * d.stderr:.0f}" for name, d in values.items()}
         logger.info(
-            "kernel distance of %d samples to %d held-back images: before the fine-tune %s, after it %s; "
-            "of the training images themselves %s",
+            "kernel distance (x 1000, by %s) of %d samples to %d held-back images: before the fine-tune %s, after "
+            "it %s; of the training images themselves %s",
+            self.features.name,
             len(after),
             len(self.test),
             shown["before"],
@@ -264,7 +271,7 @@ class AutoencoderResult:
         """Write the weights, log the signal-to-noise ratio, and draw `<name>.png` beside them; one process does it."""
         if not is_main():
             return
-        autoencoder = cast(Autoencoder, self.ema.ema_model)
+        autoencoder = cast(PrincipalAutoencoder, self.ema.ema_model)
         autoencoder.to(self.device).eval()
         psnr = PSNRMetric(max_val=1.0)
         again = []

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from anatodiff.autoencoders import LatentCodec, LatentDataset, encode_all
+from anatodiff.autoencoders import ImageDataset, LatentCodec, LatentDataset, encode_all
 from anatodiff.data import Datalist, summarise
-from anatodiff.data.phantom import write_phantoms
+from anatodiff.data.phantom import ABDOMEN_CLASSES, HUMERUS_CLASSES, write_phantoms
 from anatodiff.engines.pictures import save_grid
 from anatodiff.files import replaced_when_whole
 from anatodiff.parallel import is_main, main_first
@@ -21,7 +21,8 @@ from anatodiff.transforms import Binarize, ShapePrototypes
 
 logger = logging.getLogger(__name__)
 
-BASE_CLASSES = ("normal", "effusion", "nodule", "cardiomegaly")
+BASE_CLASSES = ("normal", "effusion", "nodule", "cardiomegaly", *ABDOMEN_CLASSES, *HUMERUS_CLASSES)
+BASE_DEVICES = 0.3  # share of patients with tubes, lines, implants or casts
 DISEASE = "tension_pneumothorax"  # the base has never seen it
 MIN_HELD_BACK = 3  # the kernel distance's jackknife leaves two
 PICTURE_COLUMNS = 8
@@ -35,16 +36,18 @@ class PhantomSet:
         labels: classes of the phantoms.
         seed: seed of the set; sets with other seeds share no anatomy.
         text: what to tell the user.
+        devices: share of patients with devices.
     """
 
     labels: tuple[str, ...]
     seed: int
     text: str
+    devices: float = 0.0
 
 
 PHANTOM_SETS = {
     "disease": PhantomSet((DISEASE,), 20_000, "of a rare disease (pneumothorax with shifted mediastinum)"),
-    "base": PhantomSet(BASE_CLASSES, 0, f"of the base's classes ({', '.join(BASE_CLASSES)})"),
+    "base": PhantomSet(BASE_CLASSES, 0, f"of the base's classes ({', '.join(BASE_CLASSES)})", BASE_DEVICES),
 }
 
 
@@ -72,8 +75,24 @@ def dataset_folder(dataset_dir: str | None, cache_dir: str | Path, phantom_set: 
         folder,
     )
     with main_first():
-        write_phantoms(folder, phantom_images, list(phantoms.labels), seed=phantoms.seed)
+        write_phantoms(folder, phantom_images, list(phantoms.labels), seed=phantoms.seed, devices=phantoms.devices)
     return folder
+
+
+def extra_images(items: list[dict[str, Any]] | None, image_size: int, cache_dir: str | Path) -> ImageDataset | None:
+    """Read the images of the small second folder of a base; None where there is none."""
+    return None if items is None else ImageDataset(items, image_size, cache_dir)
+
+
+def extra_latents(
+    items: list[dict[str, Any]] | None,
+    image_size: int,
+    cache_dir: str | Path,
+    autoencoder: LatentCodec,
+    device: str | torch.device,
+) -> LatentDataset | None:
+    """Encode the images of the small second folder of a base; None where there is none."""
+    return None if items is None else LatentDataset(items, image_size, cache_dir, autoencoder, device)
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import torch
+from monai.losses import PatchAdversarialLoss
 from torch import nn
+
+from anatodiff.losses.perceptual import PerceptualLoss
 
 
 class ReconstructionLoss(nn.Module):
-    """Absolute error of pixels and of their gradients, and the distance of the posterior from a standard normal.
+    """Error of pixels and of differences, the posterior's distance from a standard normal, and two optional terms.
+
+    The optional ones keep what a mean error rubs out: how a network sees the image, and whether a critic that is
+    trained beside (`anatodiff.engines.CriticTraining`) takes it for real.
 
     Args:
         kl_weight: weight of the Kullback-Leibler divergence per latent value (Rombach et al. use 1e-6).
         edge_weight: weight of the error of horizontal and vertical differences; keeps edges sharp.
+        norm: 1 for absolute errors, 2 for squared ones (the best signal-to-noise ratio).
+        perceptual: compares feature maps; None compares none.
+        perceptual_weight: its weight.
+        critic: patch discriminator; None asks none.
+        adversarial_weight: weight of its hinge term.
+
+    References:
+        Esser et al., "Taming Transformers for High-Resolution Image Synthesis", https://arxiv.org/abs/2012.09841
     """
 
-    def __init__(self, kl_weight: float = 1e-6, edge_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        kl_weight: float = 1e-6,
+        edge_weight: float = 1.0,
+        norm: int = 1,
+        perceptual: PerceptualLoss | None = None,
+        perceptual_weight: float = 0.0,
+        critic: nn.Module | None = None,
+        adversarial_weight: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.kl_weight, self.edge_weight = kl_weight, edge_weight
+        if norm not in (1, 2):
+            raise ValueError(f"pixel_norm is {norm}; choose 1 or 2")
+        self.kl_weight, self.edge_weight, self.norm = kl_weight, edge_weight, norm
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.critic, self.adversarial_weight = critic, adversarial_weight
+        self.hinge = PatchAdversarialLoss(criterion="hinge")
         self.parts: dict[str, float] = {}
 
     def forward(self, prediction: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
@@ -29,10 +57,23 @@ class ReconstructionLoss(nn.Module):
         Returns:
             the loss, a scalar.
         """
-        error = prediction["reconstruction"] - target  # (B, 1, H, W)
-        pixels = error.abs().mean()
-        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        mean, logvar = prediction["mean"], prediction["logvar"]
-        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        self.parts = {"pixels": float(pixels.detach()), "edges": float(edges.detach()), "kl": float(kl.detach())}
-        return pixels + self.edge_weight * edges + self.kl_weight * kl
+        image, mean, logvar = (prediction[name] for name in ("reconstruction", "mean", "logvar"))
+        error = image - target  # (B, 1, H, W)
+        terms = {
+            "pixels": (1.0, self._size(error)),
+            "edges": (self.edge_weight, self._size(error.diff(dim=2)) + self._size(error.diff(dim=3))),
+            "kl": (self.kl_weight, 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()),
+        }
+        if self.perceptual is not None:
+            terms["perceptual"] = (self.perceptual_weight, self.perceptual(image, target))
+        if self.critic is not None:
+            opinion = self.critic(image)[-1]  # (B, 1, h', w')
+            terms["adversarial"] = (
+                self.adversarial_weight,
+                self.hinge(opinion, target_is_real=True, for_discriminator=False),
+            )
+        self.parts = {name: float(value.detach()) for name, (_, value) in terms.items()}
+        return torch.stack([weight * value for weight, value in terms.values()]).sum()
+
+    def _size(self, error: torch.Tensor) -> torch.Tensor:
+        return error.abs().mean() if self.norm == 1 else error.square().mean()

@@ -5,9 +5,7 @@ from anatodiff.metrics.features import (
     FeatureNetwork,
     ShippedFeatures,
     TorchScriptFeatures,
-    encoder_features,
     save_features,
-    standardised,
 )
 from anatodiff.metrics.frechet_distance import frechet_distance
 from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
@@ -20,10 +18,8 @@ __all__ = [
     "PrecisionRecall",
     "ShippedFeatures",
     "TorchScriptFeatures",
-    "encoder_features",
     "frechet_distance",
     "improved_precision_recall",
     "kernel_distance",
     "save_features",
-    "standardised",
 ]

@@ -9,12 +9,10 @@ from typing import Any, Protocol
 
 import torch
 
-from anatodiff.autoencoders import LatentCodec
 from anatodiff.files import sha256_of
 from anatodiff.metrics.efficientnet import SHIPPED_NAME, EfficientNetLite0
 from anatodiff.weights import WeightsError, load_weights, save_weights, shipped
 
-POOLED_SIDE = 4  # cells per side: coarse enough to ignore shifts, fine enough to tell left from right
 FEATURE_BATCH = 16
 
 
@@ -161,44 +159,6 @@ class TorchScriptFeatures:
                 )
             rows.append((output.mean((2, 3)) if output.ndim == 4 else output).float().cpu())  # (B, D)
         return torch.cat(rows)
-
-
-@torch.no_grad()
-def encoder_features(images: torch.Tensor, autoencoder: LatentCodec) -> torch.Tensor:
-    """Describe each image by the autoencoder's last feature maps, averaged over a coarse grid.
-
-    They see where organs are and how bright, and no texture, which the autoencoder decides and a fine-tune cannot
-    change: right for "before" against "after", not for a comparison with others (`ShippedFeatures`).
-
-    Args:
-        images: (N, 1, H, W) in [0, 1].
-        autoencoder: its encoder gives the feature maps, before they become a latent.
-
-    Returns:
-        (N, channels * 16) float32 features on the CPU.
-    """
-    device = next(autoencoder.parameters()).device
-    rows = []
-    for batch in images.split(FEATURE_BATCH):
-        maps = autoencoder.features(batch.float().to(device))  # (B, channels, h, w)
-        pooled = torch.nn.functional.adaptive_avg_pool2d(maps, POOLED_SIDE)  # (B, channels, 4, 4)
-        rows.append(pooled.flatten(1).cpu())  # (B, channels * 16)
-    return torch.cat(rows)
-
-
-def standardised(reference: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
-    """Bring features to the mean and deviation of a reference set, so that no single one rules the kernel.
-
-    Args:
-        reference: (N, D) features whose statistics are used.
-        others: (M, D) features of other sets.
-
-    Returns:
-        the reference and the others, standardised.
-    """
-    mean = reference.mean(0)
-    deviation = reference.std(0).clamp_min(1e-6)  # a feature that is constant in the reference must not explode
-    return [(features - mean) / deviation for features in (reference, *others)]
 
 
 def _first_line(error: Exception) -> str:

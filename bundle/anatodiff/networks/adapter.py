@@ -29,8 +29,9 @@ def build_anatodiff(
     spm_query: str = "input",
     spm_learnable: bool = False,
     seed: int = 0,
+    start_class: str | None = None,
 ) -> DiT:
-    """Build AnatoDiff on a base; before the first step its output equals the base's unconditional one.
+    """Build AnatoDiff on a base; before the first step its output equals the base's for `start_class`.
 
     Args:
         base: pretrained DiT.
@@ -42,11 +43,12 @@ def build_anatodiff(
         spm_query: "input" or "block".
         spm_learnable: train the prototypes' latents too.
         seed: seed of the module's initial weights.
+        start_class: class of the base that all new ones start from; None is the base's unconditional output.
 
     Returns:
         the network, with only the mode's parameters trainable; frozen ones share the base's memory.
     """
-    network = with_classes(base.network, num_classes)
+    network = with_classes(base.network, num_classes, base.label_of(start_class))
     if prototypes is not None:
         width = network.settings["hidden_size"] if spm_width is None else spm_width
         blocks = max(1, len(network.blocks) // 4) if spm_blocks is None else spm_blocks

@@ -18,6 +18,7 @@ from anatodiff.networks.published import LICENCE, SD_SCALE_FACTOR, WIDTHS, publi
 from anatodiff.weights import Weights, WeightsError, read_weights, save_weights, shipped
 
 SHIPPED_NAME = "dit.safetensors"
+MOST_LISTED = 20
 PUBLISHED_PREDICTIONS = ("epsilon", "flow")  # of DiT, of SiT
 DIT_SIZES: dict[str, dict[str, int]] = {
     f"DiT-{name}/{patch}": {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": patch}
@@ -47,6 +48,22 @@ class Base:
     autoencoder_sha256: str
     licence: str
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+
+    def label_of(self, name: str | None) -> int:
+        """Find the label of a class by its name; None is the null label.
+
+        Raises:
+            ValueError: the base has no such class.
+        """
+        if name is None:
+            return self.network.null_label
+        if name not in self.classes:
+            raise ValueError(f"start_class {name!r} is no class of the base; choose null or one of: {self._listed()}")
+        return self.classes.index(name)
+
+    def _listed(self) -> str:
+        shown = ", ".join(self.classes[:MOST_LISTED])
+        return shown if len(self.classes) <= MOST_LISTED else f"{shown} and {len(self.classes) - MOST_LISTED} more"
 
 
 def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4, seed: int = 0) -> DiT:
@@ -194,20 +211,22 @@ def _load(network: DiT, tensors: Mapping[str, Any], path: Path) -> None:
         raise WeightsError(f"{path}: the tensors are of another network ({first}); give the right file") from error
 
 
-def with_classes(network: DiT, num_classes: int) -> DiT:
-    """Copy a DiT for other classes: each new label row starts as the base's null row, so it says nothing yet.
+def with_classes(network: DiT, num_classes: int, start_label: int | None = None) -> DiT:
+    """Copy a DiT for other classes: each new label row, the null one too, starts as one row of the base.
 
     Args:
         network: the base's network, left as it is.
         num_classes: number of new classes.
+        start_label: the base's row to start from; None is its null row, which says nothing of the image.
 
     Returns:
-        a new network whose labelled and unlabelled outputs equal the base's unlabelled one.
+        a new network whose outputs all equal the base's with `start_label`.
     """
     new = copy.deepcopy(network)
-    null_row = network.y_embedder.embedding_table.weight.detach()[-1:]
-    table = nn.Embedding(num_classes + 1, null_row.shape[1], device=null_row.device)
-    table.weight.data.copy_(null_row.expand(num_classes + 1, -1))
+    label = network.null_label if start_label is None else start_label
+    row = network.y_embedder.embedding_table.weight.detach()[label, None]  # (1, D)
+    table = nn.Embedding(num_classes + 1, row.shape[1], device=row.device)
+    table.weight.data.copy_(row.expand(num_classes + 1, -1))
     new.y_embedder.embedding_table = table
     new.null_label = num_classes
     new.settings["num_classes"] = num_classes

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from anatodiff.files import replaced_when_whole
 
 from .dicom import Encoding, make_uid, write_phantom_dicom
-from .make import ALL_CLASSES, Phantom, make_phantom
+from .make import ALL_CLASSES, Phantom, domain_of, make_phantom
 
 LABELS_NAME = "labels.csv"
 SETTINGS_NAME = "phantoms.json"
@@ -184,8 +184,8 @@ def _write_each(jobs: list[tuple[Path, PlannedPhantom, int, bool, float]], worke
 def _write_table(table: Path, plan: Sequence[PlannedPhantom]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "patient_id", "label"])
-    writer.writerows([planned.file, planned.patient_id, planned.label] for planned in plan)
+    writer.writerow(["file", "patient_id", "label", "domain"])
+    writer.writerows([p.file, p.patient_id, p.label, domain_of(p.label)] for p in plan)
     with replaced_when_whole(table) as temporary:
         temporary.write_bytes(text.getvalue().encode())
 
@@ -215,7 +215,7 @@ def write_phantoms(
         devices: share of patients with tubes, lines, implants or casts, see make_phantom.
 
     Returns:
-        The path of labels.csv (file, patient_id, label), which is written last: where it lies the folder is complete.
+        The path of labels.csv (file, patient_id, label, domain), written last: where it lies the folder is complete.
 
     Raises:
         ValueError: for bad arguments, or a folder that holds phantoms made with others.

@@ -22,9 +22,9 @@ from .scene import DEVICES, QUANTA, stream
 # New classes are appended: a class's place in this list is part of its random numbers.
 ALL_CLASSES = CHEST_CLASSES + ABDOMEN_CLASSES + HUMERUS_CLASSES
 REGIONS = (
-    (CHEST_CLASSES, chest_scene, MASK_NAMES),
-    (ABDOMEN_CLASSES, abdomen_scene, ABDOMEN_MASK_NAMES),
-    (HUMERUS_CLASSES, arm_scene, ARM_MASK_NAMES),
+    (CHEST_CLASSES, chest_scene, MASK_NAMES, "chest phantom"),
+    (ABDOMEN_CLASSES, abdomen_scene, ABDOMEN_MASK_NAMES, "abdomen phantom"),
+    (HUMERUS_CLASSES, arm_scene, ARM_MASK_NAMES, "upper arm phantom"),
 )
 SMALLEST_SIZE = 32  # pixels
 SIDE_NAMES = {-1: "right", 1: "left"}
@@ -67,10 +67,15 @@ def mask_names(label: str, devices: float = 0.0) -> tuple[str, ...]:
     Raises:
         ValueError: for an unknown label.
     """
-    for labels, _, names in REGIONS:
+    for labels, _, names, _ in REGIONS:
         if label in labels:
             return (*names, DEVICE_MASK) if devices > 0 else names
     raise ValueError(f"phantom label {label!r} is unknown: choose one of {', '.join(ALL_CLASSES)}")
+
+
+def domain_of(label: str) -> str:
+    """Name the domain of a phantom label: its region, and that it is a phantom."""
+    return next(domain for labels, _, _, domain in REGIONS if label in labels)
 
 
 def _check(seed: int, label: str, size: int, view: int, devices: float) -> None:
@@ -103,7 +108,7 @@ def make_phantom(seed: int, label: str = "normal", size: int = 320, view: int = 
         ValueError: for an unknown label, a negative seed or view, a size under SMALLEST_SIZE, or another share.
     """
     _check(seed, label, size, view, devices)
-    build = next(scene for labels, scene, _ in REGIONS if label in labels)
+    build = next(scene for labels, scene, _, _ in REGIONS if label in labels)
     scene = build(seed, label, size, view)
     if devices > 0:
         rng = stream(seed, DEVICES)

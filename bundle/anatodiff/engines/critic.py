@@ -1,0 +1,125 @@
+"""A critic that is trained beside the autoencoder and tells its images from real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
+from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import PatchDiscriminator
+from monai.utils import CommonKeys
+from torch import nn
+
+from anatodiff.losses import PerceptualLoss
+from anatodiff.parallel import world
+
+NORM_GROUPS = 8
+
+
+def build_critic(
+    weight: float,
+    channels: int,
+    levels: int,
+    seed: int,
+    device: torch.device,
+) -> PatchDiscriminator | None:
+    """Build a patch discriminator on one channel.
+
+    Args:
+        weight: of the adversarial term; 0 builds none.
+        channels: feature channels of the first level, a multiple of 8.
+        levels: each halves the resolution; more see larger patches.
+        seed: of its first weights.
+        device: where it is trained.
+
+    Returns:
+        the critic, frozen but for its own training, or None.
+
+    References:
+        Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", https://arxiv.org/abs/1611.07004
+    """
+    if weight == 0:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        norm = ("GROUP", {"num_groups": NORM_GROUPS})  # a batch's statistics would tie its images together
+        critic = PatchDiscriminator(2, channels, in_channels=1, num_layers_d=levels, norm=norm)
+        return critic.requires_grad_(False).to(device)
+
+
+def perceptual_loss(
+    weight: float,
+    path: str | Path | None,
+    layers: list[str],
+    device: torch.device,
+) -> PerceptualLoss | None:
+    """Read the network that the perceptual term needs.
+
+    Args:
+        weight: of the term; 0 reads none.
+        path: file of VGG-19's convolutions.
+        layers: convolutions to compare.
+        device: where images are.
+
+    Returns:
+        the loss, or None.
+
+    Raises:
+        ValueError: a weight without a path.
+    """
+    if weight == 0:
+        return None
+    if path is None:
+        raise ValueError(f"perceptual_weight is {weight}, which needs VGG-19: give its file as perceptual_path, or 0")
+    return PerceptualLoss(path, layers).to(device)
+
+
+class CriticTraining:
+    """Train the critic on the images of each step, after the autoencoder's own step: a handler.
+
+    Args:
+        critic: from `build_critic`; None makes this handler do nothing.
+        learning_rate: of its Adam.
+
+    Raises:
+        ValueError: several processes; each would train a critic of its own.
+    """
+
+    def __init__(self, critic: nn.Module | None, learning_rate: float) -> None:
+        if critic is not None and world()[1] > 1:
+            raise ValueError(f"adversarial_weight needs one process, not {world()[1]}; start it without torchrun, or 0")
+        self.critic, self.hinge = critic, PatchAdversarialLoss(criterion="hinge")
+        self.optimizer = None
+        if critic is not None:
+            self.optimizer = torch.optim.Adam(critic.parameters(), learning_rate, betas=(0.5, 0.9))
+
+    def attach(self, engine: Workflow) -> None:
+        """Hook into a trainer; attach before the checkpoints, so that they hold the critic as of the same step."""
+        if self.critic is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _step(self, engine: Workflow) -> None:
+        assert self.critic is not None and self.optimizer is not None  # else nothing was attached
+        real = engine.state.output[CommonKeys.LABEL]  # (B, 1, H, W)
+        made = engine.state.output[CommonKeys.PRED]["reconstruction"].detach()  # (B, 1, H, W)
+        self.critic.requires_grad_(True)
+        of_real, of_made = self.critic(torch.cat([real, made]))[-1].chunk(2)  # (B, 1, h', w') each
+        loss = self.hinge(of_real, True, for_discriminator=True) + self.hinge(of_made, False, for_discriminator=True)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.critic.requires_grad_(False)
+
+    def state_dict(self) -> dict[str, dict]:
+        """Return what a checkpoint must keep."""
+        if self.critic is None or self.optimizer is None:
+            return {}
+        return {"critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Go on from a checkpoint."""
+        if self.critic is not None and self.optimizer is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.optimizer.load_state_dict(state["optimizer"])
