@@ -337,7 +337,7 @@ def test_non_finite_values_are_refused_and_located(bad: float, which: str) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"homology": (2,)}, "homology"),
+        ({"homology": (3,)}, "homology"),
         ({"homology": ()}, "homology"),
         ({"homology": (0, 0)}, "homology"),
         ({"ground_norm": 3}, "ground_norm=3 is not one of 1, 2, 'inf'"),

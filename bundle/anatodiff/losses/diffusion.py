@@ -77,6 +77,10 @@ class AnatoDiffLoss(nn.Module):
             raise ValueError(f"topology_until must be above 0 and at most 1, got {topology_until}")
         if topology is not None and topology.reduction != "none":
             raise ValueError(f"the topological loss must have reduction 'none', not {topology.reduction!r}")
+        if topology is not None and (topology.slices or 2 in topology.homology):
+            raise ValueError(f"latents are no volumes: the topological loss cannot have {topology.extra_repr()}")
+        if topology is not None and topology_weight:
+            topology.warm_up()
         self.schedule, self.topology = schedule, topology
         self.topology_weight, self.variance_weight = topology_weight, variance_weight
         self.topology_time, self.topology_until = topology_time, topology_until
