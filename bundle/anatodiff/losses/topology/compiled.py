@@ -44,6 +44,8 @@ def make_diagrams(images: np.ndarray) -> Diagrams:
 
 
 def _compare_chunk(images: np.ndarray, targets: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    # The code is compiled for one type and layout.
+    images, targets = (np.ascontiguousarray(side, np.float64) for side in (images, targets))
     flat = (images.reshape(len(images), -1), targets.reshape(len(images), -1))  # 2 x (N, H * W)
     values, gradients = np.empty(len(images)), np.zeros(flat[0].shape)
     found, wanted = make_diagrams(images), make_diagrams(targets)
