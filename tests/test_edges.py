@@ -69,7 +69,7 @@ def test_it_is_added_on_the_one_step_estimate_with_the_weights_by_time(settings:
     value = criterion(Prediction(said, noised), goal)
     each = EDGES(SCHEDULE.split(noised, said, times)[0], x0)  # (3,)
     if "topology_time" in settings:
-        each = each * SCHEDULE.alphas[times]
+        each = each * SCHEDULE.alphas[times].to(each)
     each = each * (SCHEDULE.levels[times] <= settings.get("topology_until", 1))
     torch.testing.assert_close(value, without + 0.5 * each.mean())
     assert criterion.parts["edges"] == pytest.approx(each.mean().item(), rel=1e-5)
