@@ -135,3 +135,10 @@ def test_integer_tensors_are_refused() -> None:
     x = torch.zeros(1, 1, 4, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match="floating-point"):
         TopologicalWassersteinLoss()(x, x)
+
+
+def test_large_finite_values_are_no_error() -> None:
+    x = torch.full((1, 1, 4, 4), 3e38)
+    x[0, 0, 1, 1] = -3e38
+    loss = TopologicalWassersteinLoss(homology=(1,))
+    assert loss(x, x).item() == 0

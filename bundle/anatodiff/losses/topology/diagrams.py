@@ -156,13 +156,17 @@ def diagrams(image: np.ndarray, pixels: np.ndarray, counts: np.ndarray, extremes
     steps, ends = np.array([row * padded + column for row, column in AROUND], np.int32), np.empty((n, 2), np.int32)
     argsort(flat, order)
     extremes[0], extremes[1] = order[0], order[n - 1]
+    place = np.empty(n, np.int32)
+    for row in range(height):
+        for column in range(width):
+            place[row * width + column] = (row + 1) * padded + column + 1
     for rank in range(n):
-        row = order[rank] // width
-        sequence[rank + 1] = (row + 1) * padded + order[rank] - row * width + 1
+        sequence[rank + 1] = place[order[rank]]
         time[sequence[rank + 1]] = rank + 1
-    for pixel in range(padded + 1, (height + 1) * padded - 1):
-        for k in range(8):
-            entered[pixel] |= np.uint8(time[pixel + steps[k]] < time[pixel]) << np.uint8(k)
+    for k in range(8):
+        step, bit = steps[k], np.uint8(1 << k)
+        for pixel in range(padded + 1, (height + 1) * padded - 1):
+            entered[pixel] |= bit if time[pixel + step] < time[pixel] else np.uint8(0)
     for group in range(2):
         if group:  # the other way round: who was there is not, and the frame is
             sequence[1:] = sequence[:0:-1].copy()
