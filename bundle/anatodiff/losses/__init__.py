@@ -1,12 +1,14 @@
 """Training objectives."""
 
 from anatodiff.losses.diffusion import AnatoDiffLoss, DiffusionTarget, Prediction, variance_bound
+from anatodiff.losses.edges import LatentEdgeLoss
 from anatodiff.losses.reconstruction import ReconstructionLoss
 from anatodiff.losses.topology import TopologicalWassersteinLoss, persistence_pairs
 
 __all__ = [
     "AnatoDiffLoss",
     "DiffusionTarget",
+    "LatentEdgeLoss",
     "Prediction",
     "ReconstructionLoss",
     "TopologicalWassersteinLoss",
