@@ -120,8 +120,14 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
         torch.set_num_threads(before)
 
 
-def test_without_numba_the_libraries_compute_it_and_say_so_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def no_folder(**settings: bool) -> None:
+    """What numba says where it may write nothing."""
+    raise RuntimeError("cannot cache function: no locator available")
+
+
+@pytest.mark.parametrize("without", ["numba", "a folder to write to"])
+def test_without_compiled_code_the_libraries_compute_it_and_say_so_once(
+    without: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, y = (draw((4, 1, 12, 12), "distinct", seed) for seed in (1, 2))
     with caplog.at_level(logging.INFO, "anatodiff"):
@@ -131,12 +137,15 @@ def test_without_numba_the_libraries_compute_it_and_say_so_once(
         for name in ("compiled", "diagrams", "matching"):
             monkeypatch.delitem(sys.modules, f"anatodiff.losses.topology.{name}")
         monkeypatch.delattr("anatodiff.losses.topology.compiled")
-        monkeypatch.setitem(sys.modules, "numba", None)
+        if without == "numba":
+            monkeypatch.setitem(sys.modules, "numba", None)
+        else:
+            monkeypatch.setattr(numba, "njit", no_folder)
         loss = TopologicalWassersteinLoss()
         for _ in range(2):
             torch.testing.assert_close(loss(x, y), expected)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "anatodiff[fast]" in caplog.text
+    assert "anatodiff[fast]" in caplog.text and "NUMBA_CACHE_DIR" in caplog.text
 
 
 def test_the_word_comes_before_the_first_step(caplog: pytest.LogCaptureFixture) -> None:

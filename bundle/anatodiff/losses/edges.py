@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-FLAT = (
-    1e-3  # in units of the latent's standard deviation: slopes below it count as flat, so that the root has a gradient
-)
+# In units of the latent's standard deviation: slopes below it count as flat, so that the root has a gradient.
+FLAT = 1e-3
 
 
 class LatentEdgeLoss(nn.Module):

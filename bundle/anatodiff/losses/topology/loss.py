@@ -88,11 +88,13 @@ class TopologicalWassersteinLoss(torch.nn.Module):
     @cached_property
     def _compare_images(self) -> Compare:
         try:
-            from anatodiff.losses.topology import compiled  # numba may be missing
-        except ImportError as error:
+            # numba may be missing, or (RuntimeError) find no folder for what it compiles.
+            from anatodiff.losses.topology import compiled
+        except (ImportError, RuntimeError) as error:
             logger.warning(
                 "no compiled code (%s): gudhi and SciPy compute the anatomical loss, exactly and several times more "
-                "slowly; pip install 'anatodiff[fast]' brings the fast path",
+                "slowly; for the fast path pip install 'anatodiff[fast]', and where nothing can be written beside the "
+                "code let NUMBA_CACHE_DIR name a folder",
                 error,
             )
             return library.compare
