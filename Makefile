@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,generative,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,fast,generative,test]"
 	touch $@
 
 train: $(STAMP)

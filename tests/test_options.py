@@ -39,7 +39,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
         "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
         "topology_channels": "mean", "topology_n_random": 3, "topology_essential": "none", "topology_time": "signal",
-        "topology_until": 0.4, "samples_per_class": 2,
+        "topology_until": 0.4, "edge_weight": 1.0, "samples_per_class": 2,
     },
     "prepare": {**{key: TRAINING[key] for key in FOLDERS}, **PROTOTYPES, "autoencoder_path": "@weights"},
     "pretrain": {

@@ -1,6 +1,7 @@
 """Training objectives."""
 
 from anatodiff.losses.diffusion import AnatoDiffLoss, DiffusionTarget, Prediction, variance_bound
+from anatodiff.losses.edges import LatentEdgeLoss
 from anatodiff.losses.perceptual import PerceptualLoss
 from anatodiff.losses.reconstruction import ReconstructionLoss
 from anatodiff.losses.topology import TopologicalWassersteinLoss, persistence_pairs
@@ -8,6 +9,7 @@ from anatodiff.losses.topology import TopologicalWassersteinLoss, persistence_pa
 __all__ = [
     "AnatoDiffLoss",
     "DiffusionTarget",
+    "LatentEdgeLoss",
     "PerceptualLoss",
     "Prediction",
     "ReconstructionLoss",

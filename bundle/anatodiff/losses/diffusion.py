@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from anatodiff.diffusion import NoiseSchedule
+from anatodiff.losses.edges import LatentEdgeLoss
 from anatodiff.losses.topology import TopologicalWassersteinLoss
 
 TIME_WEIGHTS = ("none", "signal")
@@ -45,6 +47,8 @@ class DiffusionTarget(NamedTuple):
 class AnatoDiffLoss(nn.Module):
     """Prediction error, learned-variance term and Anatomical Fidelity loss: L = L_MSE + L_var + lambda W_1 (eq. 19).
 
+    An edge loss can be added.
+
     Args:
         schedule: noise schedule.
         topology: the Anatomical Fidelity loss with reduction "none"; None leaves it out.
@@ -55,6 +59,8 @@ class AnatoDiffLoss(nn.Module):
             out; 1 keeps all.
         variance_weight: weight of the variational bound, which trains the variance alone (Nichol and Dhariwal,
             https://arxiv.org/abs/2102.09672, sec. 3.1); 0 leaves it out.
+        edge_weight: weight of `LatentEdgeLoss` on the same estimates, with the same weights by time; 0, as in the
+            paper, leaves it out.
 
     Raises:
         ValueError: an argument is out of range.
@@ -68,18 +74,25 @@ class AnatoDiffLoss(nn.Module):
         topology_time: str = "none",
         topology_until: float = 1.0,
         variance_weight: float = 1.0,
+        edge_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if topology_weight < 0 or variance_weight < 0:
-            raise ValueError(f"loss weights must not be negative, got {topology_weight} and {variance_weight}")
+        if min(topology_weight, variance_weight, edge_weight) < 0:
+            weights = f"{topology_weight}, {variance_weight} and {edge_weight}"
+            raise ValueError(f"loss weights must not be negative, got {weights}")
         if topology_time not in TIME_WEIGHTS:
             raise ValueError(f"topology_time must be one of {TIME_WEIGHTS}, got {topology_time!r}")
         if not 0 < topology_until <= 1:
             raise ValueError(f"topology_until must be above 0 and at most 1, got {topology_until}")
         if topology is not None and topology.reduction != "none":
             raise ValueError(f"the topological loss must have reduction 'none', not {topology.reduction!r}")
+        if topology is not None and (topology.slices or 2 in topology.homology):
+            raise ValueError(f"latents are no volumes: the topological loss cannot have {topology.extra_repr()}")
+        if topology is not None and topology_weight:
+            topology.warm_up()
         self.schedule, self.topology = schedule, topology
-        self.topology_weight, self.variance_weight = topology_weight, variance_weight
+        self.topology_weight, self.variance_weight, self.edge_weight = topology_weight, variance_weight, edge_weight
+        self.edges = LatentEdgeLoss()
         self.topology_time, self.topology_until = topology_time, topology_until
         self.parts: dict[str, float] = {}
 
@@ -104,29 +117,42 @@ class AnatoDiffLoss(nn.Module):
             parts["variance"] = variance_bound(self.schedule, prediction, target).mean()
             loss = loss + self.variance_weight * parts["variance"]
         if self.topology is not None and self.topology_weight:
-            parts["topology"] = self._anatomical(self.topology, prediction.noised, said, target)
+            parts["topology"] = self._of_estimates(self._anatomical, prediction.noised, said, target)
             loss = loss + self.topology_weight * parts["topology"]
+        if self.edge_weight:
+            parts["edges"] = self._of_estimates(self._edges, prediction.noised, said, target)
+            loss = loss + self.edge_weight * parts["edges"]
         self.parts = {name: float(part.detach()) for name, part in parts.items()}
         return loss
 
-    def _anatomical(
+    def _of_estimates(
         self,
-        topology: TopologicalWassersteinLoss,
+        distance: Callable[[torch.Tensor, DiffusionTarget], torch.Tensor],
         noised: torch.Tensor,
         said: torch.Tensor,
         target: DiffusionTarget,
     ) -> torch.Tensor:
-        """Weighted mean over the batch of the topological distance of the one-step estimate to the truth."""
-        near = (self.schedule.levels[target.steps] <= self.topology_until).nonzero()[:, 0]  # (b,)
-        if len(near) == 0:
-            return 0 * said.sum()  # keeps the graph: some backends need every parameter in every step
-        steps = target.steps[near]  # (b,)
-        estimate, _ = self.schedule.split(noised[near], said[near], steps)  # (b, C, h, w)
-        channels = target.channels[near, : topology.n_random] if topology.channels == "random" else None  # (b, n)
-        distances = topology(estimate, target.x0[near], channel=channels)  # (b,)
+        """Weighted mean over the batch of the distance of the one-step estimates to the truth."""
+        images, near = len(target.steps), target
+        if self.topology_until < 1:  # looking which ones are left makes a GPU wait
+            kept = (self.schedule.levels[target.steps] <= self.topology_until).nonzero()[:, 0]  # (b,)
+            if len(kept) == 0:
+                return 0 * said.sum()  # keeps the graph: some backends need every parameter in every step
+            near, noised, said = DiffusionTarget(*(tensor[kept] for tensor in target)), noised[kept], said[kept]
+        estimate, _ = self.schedule.split(noised, said, near.steps)  # (b, C, h, w)
+        distances = distance(estimate, near)  # (b,)
         if self.topology_time == "signal":
-            distances = self.schedule.alphas[steps].to(distances) * distances  # (b,)
-        return distances.sum() / len(target.steps)
+            distances = self.schedule.alphas[near.steps].to(distances) * distances  # (b,)
+        return distances.sum() / images
+
+    def _anatomical(self, estimate: torch.Tensor, target: DiffusionTarget) -> torch.Tensor:
+        assert self.topology is not None
+        random = self.topology.channels == "random"
+        channels = target.channels[:, : self.topology.n_random] if random else None  # (b, n)
+        return self.topology(estimate, target.x0, channel=channels)  # (b,)
+
+    def _edges(self, estimate: torch.Tensor, target: DiffusionTarget) -> torch.Tensor:
+        return self.edges(estimate, target.x0)  # (b,)
 
 
 def variance_bound(schedule: NoiseSchedule, prediction: Prediction, target: DiffusionTarget) -> torch.Tensor:
