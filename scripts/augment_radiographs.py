@@ -89,7 +89,7 @@ def write_versions(dataset_dir: Path, output_dir: Path, rows: list[dict[str, str
     return count
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run by the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder with labels.csv")
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--label", default="frontal")
     parser.add_argument("--size", type=int, default=288, help="short side, pixels")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         rows = chosen_rows(options.dataset_dir, options.licences)
         rows = [row for row in rows if row["file"].startswith(options.only)]

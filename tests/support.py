@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
-from anatodiff.autoencoders import Autoencoder, load_autoencoder, save_autoencoder
+from anatodiff.autoencoders import Autoencoder, PrincipalAutoencoder, load_autoencoder, save_autoencoder
 from anatodiff.engines.workflow import cause_of
 from anatodiff.networks import Base, DiT, save_base
 
@@ -28,10 +28,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "pretrain": {
         "image_size": SIZE, "max_epochs": 2, "epoch_length": 2, "batch_size": 4, "warmup_steps": 1, "size": "DiT-XS/8",
         "learning_rate": 0.01, "sampling_steps": 3, "preview_steps": 2, "test_fraction": 0.3, "guidance_scale": 2.0,
+        "extra_share": 0.5,
     },
     "train_autoencoder": {
-        "image_size": SIZE, "crop_size": 32, "max_epochs": 2, "epoch_length": 2, "batch_size": 2, "warmup_steps": 1,
-        "channels": [8, 8], "norm_num_groups": 4, "test_fraction": 0.3,
+        "image_size": SIZE, "crop_size": 32, "max_epochs": 2, "epoch_length": 2, "batch_size": 4, "warmup_steps": 1,
+        "channels": [8, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "test_fraction": 0.3,
+        "extra_share": 0.5, "critic_channels": 8, "critic_levels": 1,
     },
     "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
     "evaluate": {"image_size": SIZE},
@@ -71,6 +73,40 @@ def make_features(folder: Path, seed: int) -> str:
     path = folder / f"features{seed}.pt"
     torch.jit.script(TinyFeatures().eval()).save(str(path))
     return str(path)
+
+
+def make_start(folder: Path, seed: int) -> str:
+    """Write a small autoencoder of the kind that is trained, to go on from; returns its path."""
+    torch.manual_seed(seed)
+    path = folder / f"start{seed}.safetensors"
+    autoencoder = PrincipalAutoencoder(4, (8, 8), (1, 1), (1, 1))
+    autoencoder.fit(torch.rand(8, 1, SIZE, SIZE))
+    save_autoencoder(path, autoencoder, {})
+    return str(path)
+
+
+def make_vgg(folder: Path, seed: int) -> str:
+    """Write the first convolutions of VGG-19 with random weights, named as in the published file; returns the path."""
+    torch.manual_seed(seed)
+    widths = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128)}
+    tensors = {}
+    for place, (before, after) in widths.items():
+        tensors[f"{place}.weight"] = torch.randn(after, before, 3, 3) / (9 * before) ** 0.5
+        tensors[f"{place}.bias"] = torch.zeros(after)
+    path = folder / f"vgg{seed}.pth"
+    torch.save(tensors, path)
+    return str(path)
+
+
+def with_domains(images: Path, folder: Path) -> str:
+    """Copy the small images, with two domains in turn."""
+    header, *lines = (images / "labels.csv").read_text().splitlines()
+    for line in lines:
+        name = line.split(",")[0]
+        (folder / name).write_bytes((images / name).read_bytes())
+    rows = [f"{line},domain{number % 2}" for number, line in enumerate(lines)]
+    (folder / "labels.csv").write_text("\n".join([f"{header},domain", *rows]) + "\n")
+    return str(folder)
 
 
 def run_workflow(name: str, **options: Any) -> None:

@@ -1,16 +1,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support import make_weights
+from conftest import Run
+from sklearn.decomposition import PCA
+from support import make_start, make_weights
 
-from anatodiff.autoencoders import Autoencoder, ImageDataset, LatentDataset, latent_scale, load_autoencoder
+from anatodiff.autoencoders import (
+    Autoencoder,
+    ImageDataset,
+    LatentDataset,
+    PrincipalAutoencoder,
+    latent_scale,
+    load_autoencoder,
+)
 from anatodiff.data import make_datalist
 from anatodiff.losses import ReconstructionLoss
-from anatodiff.weights import MODELS_DIR, WeightsError
+from anatodiff.weights import MODELS_DIR, WeightsError, save_weights
 
 
 def test_shapes_and_range(small_weights: dict[str, str]) -> None:
@@ -43,15 +54,61 @@ def test_shipped_weights_load_and_stay_small() -> None:
     assert sum(file.stat().st_size for file in MODELS_DIR.iterdir()) < 20e6
 
 
-def test_shipped_weights_compute_what_they_were_trained_for() -> None:
-    autoencoder, images = load_autoencoder(), torch.rand(1, 1, 32, 64)
-    assert isinstance(autoencoder, Autoencoder)
-    features = autoencoder.net.encoder(torch.nn.functional.pixel_unshuffle(2 * images - 1, 4))
-    mean, logvar = autoencoder.encode(images)
-    assert torch.equal(mean, autoencoder.net.quant_conv_mu(features))
-    assert torch.equal(logvar, autoencoder.net.quant_conv_log_sigma(features).clamp(-30, 20))
-    values = torch.nn.functional.pixel_shuffle(autoencoder.net.decode(mean), 4)
-    assert torch.equal(autoencoder.decode(mean), ((values + 1) / 2).clamp(0, 1))
+def test_principal_autoencoder_starts_as_principal_components() -> None:
+    """Against scikit-learn: the same patches are kept, and no choice of four components does better."""
+    images = smooth_images(6)
+    autoencoder = PrincipalAutoencoder()
+    autoencoder.fit(images)
+    patches = torch.nn.functional.pixel_unshuffle(images, 8).movedim(1, -1).flatten(0, 2).numpy()
+    expected = PCA(4).fit(patches)
+    again = torch.as_tensor(expected.inverse_transform(expected.transform(patches)), dtype=torch.float32)
+    again = torch.nn.functional.pixel_shuffle(again.unflatten(0, (6, 4, 4)).movedim(-1, 1), 8)
+    mean, _ = autoencoder.encode(images)
+    torch.testing.assert_close(autoencoder.reconstruct(mean), again, rtol=0, atol=1e-4)
+    flat = mean.movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(flat.T.cov(), torch.eye(4), rtol=0, atol=0.02)  # whitened
+    assert float(autoencoder.encode(images.clamp_max(0.1))[0][:, 3].mean()) < 0  # dark is negative
+
+
+def test_frozen_encoder_keeps_its_latents_while_the_decoder_learns(run: Run, tmp_path: Path) -> None:
+    start = make_start(tmp_path, seed=0)
+    out = run("train_autoencoder", start_path=start, frozen_encoder=True, learning_rate=0.01)
+    before, after = load_autoencoder(start), load_autoencoder(out / "autoencoder.safetensors")
+    images = smooth_images(2)
+    assert torch.equal(before.encode(images)[0], after.encode(images)[0])
+    assert not torch.equal(before.decode(before.encode(images)[0]), after.decode(after.encode(images)[0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (make_start, {"channels": [8, 16]}, r"has channels \[8, 8\]; set it so"),
+        (
+            lambda folder, seed: make_weights(folder, seed)["autoencoder_path"],
+            {},
+            "no autoencoder of this architecture",
+        ),
+    ],
+)
+def test_another_start_is_refused(
+    run: Run, tmp_path: Path, make: Callable[[Path, int], str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        run("train_autoencoder", start_path=make(tmp_path, 0), **options)
+
+
+def test_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    settings = {"kind": "autoencoder", "architecture": "other", "network": {}, "notes": {}}
+    save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, settings)
+    with pytest.raises(WeightsError, match="unknown architecture 'other'"):
+        load_autoencoder(tmp_path / "a.safetensors")
+
+
+def smooth_images(n: int) -> torch.Tensor:
+    """Draw images (n, 1, 32, 32) whose neighbouring pixels are alike, as in radiographs."""
+    torch.manual_seed(0)
+    noise = torch.nn.functional.interpolate(torch.rand(n, 1, 12, 12), (32, 32), mode="bicubic")
+    return (noise + 0.02 * torch.randn(n, 1, 32, 32)).clamp(0, 1)
 
 
 def test_posterior_noise_moves_the_latent_by_its_deviation() -> None:

@@ -236,6 +236,9 @@ def test_new_classes_start_as_the_null_row() -> None:
     table = with_classes(network, 5).y_embedder.embedding_table.weight
     assert table.shape == (6, 32)
     assert torch.equal(table, network.y_embedder.embedding_table.weight[-1:].expand(6, -1))
+    assert torch.equal(
+        with_classes(network, 1, 0).y_embedder.embedding_table.weight[1], network.y_embedder.embedding_table.weight[0]
+    )
 
 
 def tuned(base: Base, finetuning: FineTuning) -> DiT:

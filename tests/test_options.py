@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, make_features, make_weights, options_for, run_workflow
+from support import ROOT, make_features, make_start, make_vgg, make_weights, options_for, run_workflow, with_domains
 
 from anatodiff.data import read_radiograph
 from anatodiff.weights import load_weights
 
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
-# "@images": other images, "@features": another network of features.
+# "@images": other images, "@domains": images with domains, "@features": another network of features, "@vgg": another
+# network of the perceptual loss, "@start": an autoencoder to go on from.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -35,6 +37,7 @@ PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density
 CHANGES: dict[str, dict[str, Any]] = {
     "train": {
         **TRAINING, **DIFFUSION, **PROTOTYPES, "base_path": "@weights", "prediction": "flow",
+        "start_class": "b",
         "finetuning": "bitfit", "gamma": "linear", "lora_rank": 3, "lora_scale": 2.0, "lora_layers": ["fc1"],
         "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
         "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
@@ -45,10 +48,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "pretrain": {
         **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "v",
         "zero_terminal_snr": True, "size": "DiT-XS/4", "weights_path": "@new",
+        "extra_dir": "@images", "extra_share": 0.3, "domain_share": 0.9,
     },
     "train_autoencoder": {
-        **TRAINING, "fold": 8, "channels": [8, 12], "latent_channels": 3, "num_res_blocks": 2, "norm_num_groups": 2,
-        "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "weights_path": "@new",
+        **TRAINING, "latent_channels": 3, "channels": [8, 12], "encoder_blocks": [1, 2], "decoder_blocks": [2, 1],
+        "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "pixel_norm": 1, "weights_path": "@new",
+        "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images", "extra_share": 0.3,
+        "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
+        "adversarial_weight": 0.5, "critic_channels": 16, "critic_levels": 2, "critic_learning_rate": 0.01,
     },
     "inference": {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
@@ -85,6 +92,14 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
         return "lora", {"finetuning": "lora"}
     if option.startswith("selora_"):
         return "selora", {"finetuning": "selora", "lora_rank": 4, "selora_every": 1, "selora_threshold": 1.0001}
+    if option.startswith("critic_"):
+        return "critic", {"adversarial_weight": 0.1}
+    if option.startswith("perceptual_"):
+        return "perceptual", {"perceptual_path": "@vgg", "perceptual_weight": 0.1}
+    if option == "extra_share":
+        return "extra", {"extra_dir": "@images"}
+    if option == "domain_share":
+        return "domains", {"dataset_dir": "@domains"}
     return ("v", {"prediction": "v"}) if option in ("zero_terminal_snr", "schedule_name") else ("", {})
 
 
@@ -176,27 +191,29 @@ def test_option_changes_something(
     needs, others = context(option)
 
     def given(root: Path) -> dict[str, Any]:
-        options: dict[str, Any] = options_for(name, small_images, small_weights, root) | others
-        if name == "inference":
-            options["run_dir"] = str(run_dir)
-        if needs == "features":
-            options["features_path"] = make_features(tmp_path_factory.mktemp("network"), seed=0)
-        return options
+        options: dict[str, Any] = options_for(name, small_images, small_weights, root)
+        options |= {key: resolved(key, other, root, seed=0) for key, other in others.items()}
+        return options | ({"run_dir": str(run_dir)} if name == "inference" else {})
+
+    def resolved(key: str, value: Any, root: Path, seed: int) -> Any:
+        if value == "@new":
+            return str(root / "elsewhere" / "file.safetensors") if key.endswith("_path") else str(root / "elsewhere")
+        folder = tmp_path_factory.mktemp("made")
+        makers: dict[str, Callable[[], str]] = {
+            "@weights": lambda: make_weights(folder, seed)[key],
+            "@features": lambda: make_features(folder, seed),
+            "@vgg": lambda: make_vgg(folder, seed),
+            "@start": lambda: make_start(folder, seed),
+            "@images": lambda: other_images(small_images, folder),
+            "@domains": lambda: with_domains(small_images, folder),
+        }
+        return makers[value]() if isinstance(value, str) and value in makers else value
 
     if (name, needs) not in baselines:
         root = tmp_path_factory.mktemp("baseline")
         baselines[name, needs] = observe(name, root, given(root))
     root = tmp_path_factory.mktemp("changed")
-    value = CHANGES[name][option]
-    if value == "@weights":
-        value = make_weights(tmp_path_factory.mktemp("other"), seed=1)[option]
-    elif value == "@new":
-        value = str(root / "elsewhere" / "file.safetensors") if option.endswith("_path") else str(root / "elsewhere")
-    elif value == "@features":
-        value = make_features(tmp_path_factory.mktemp("network"), seed=1)
-    elif value == "@images":
-        value = other_images(small_images, tmp_path_factory.mktemp("images"))
-    options = given(root) | {option: value}
+    options = given(root) | {option: resolved(option, CHANGES[name][option], root, seed=1)}
     if (name, option) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[name, option]):
             observe(name, root, options)

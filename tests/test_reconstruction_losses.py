@@ -1,0 +1,118 @@
+"""What the autoencoder is trained by: pixels, a perceptual network, and a critic beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from safetensors.torch import load_file
+from support import make_vgg
+
+from anatodiff.losses import PerceptualLoss, ReconstructionLoss
+from anatodiff.weights import WeightsError
+
+VGG = "vgg19_features_conv1_1-conv3_4_fp16.pth"
+
+
+def prediction(image: torch.Tensor) -> dict[str, torch.Tensor]:
+    latent = torch.zeros(len(image), 4, 1, 1)
+    return {"reconstruction": image, "mean": latent, "logvar": latent}
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(1, 0.1), (2, 0.01)])
+def test_norm_of_the_pixels(norm: int, expected: float) -> None:
+    target = torch.rand(2, 1, 8, 8)
+    assert float(ReconstructionLoss(norm=norm)(prediction(target + 0.1), target)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="pixel_norm is 3"):
+        ReconstructionLoss(norm=3)
+
+
+def test_perceptual_maps_equal_plain_vgg(tmp_path: Path) -> None:
+    """Layer by layer as in the paper, on BGR of 0 to 255 less the mean of ImageNet."""
+    path = make_vgg(tmp_path, seed=0)
+    tensors = torch.load(path, weights_only=True)
+    image = torch.rand(1, 1, 16, 16)
+    x = 255 * image.repeat(1, 3, 1, 1) - torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+    expected = []
+    for place in (0, 2, 5, 7):
+        if place == 5:
+            x = torch.nn.functional.max_pool2d(x, 2)
+        x = torch.relu(torch.conv2d(x, tensors[f"{place}.weight"], tensors[f"{place}.bias"], padding=1))
+        expected.append(x)
+    maps = PerceptualLoss(path, ["conv1_2", "conv2_2"]).maps(image)
+    torch.testing.assert_close(maps, [expected[1], expected[3]], rtol=1e-4, atol=1e-3)
+
+
+def test_perceptual_loss_sees_blur_where_pixels_hardly_do(shared_data: Path) -> None:
+    """With the real weights: blur and a faint shade of the same squared error; blur must count for more."""
+    loss = PerceptualLoss(shared_data / "weights" / VGG, ["conv1_2", "conv2_2"])
+    torch.manual_seed(0)
+    image = torch.nn.functional.interpolate(torch.rand(1, 1, 24, 24), (96, 96), mode="bicubic").clamp(0, 1)
+    image = (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
+    blurred = torch.nn.functional.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+    shaded = image + (blurred - image).square().mean().sqrt()
+    assert float(loss(blurred, image)) > 3 * float(loss(shaded, image))
+    assert float(loss(image, image)) == 0
+
+
+def test_perceptual_loss_says_what_it_lacks(tmp_path: Path) -> None:
+    path = make_vgg(tmp_path, seed=0)
+    with pytest.raises(WeightsError, match=r"lacks 10\.weight \(conv3_1"):
+        PerceptualLoss(path, ["conv3_2"])
+    with pytest.raises(ValueError, match="choose out of conv1_1"):
+        PerceptualLoss(path, ["relu9"])
+
+
+def test_perceptual_weight_without_its_network_is_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match="give its file as perceptual_path"):
+        run("train_autoencoder", perceptual_weight=0.1)
+
+
+def test_critic_learns_to_tell_and_the_loss_hears_it(run: Run) -> None:
+    out = run("train_autoencoder", adversarial_weight=1e-6, critic_learning_rate=0.01, epoch_length=20, crop_size=64)
+    table = np.genfromtxt(out / "losses.csv", delimiter=",", names=True)
+    # The generator's term is minus the critic's opinion of its images: it rises as the critic learns.
+    assert table["adversarial"][-5:].mean() > table["adversarial"][:2].mean() + 0.5
+
+
+def test_training_with_a_critic_goes_on_bit_for_bit(run: Run, tmp_path: Path) -> None:
+    options = {"adversarial_weight": 0.1, "epoch_length": 3, "checkpoint_every": 1, "warmup_steps": 2}
+    whole = run("train_autoencoder", output_dir=str(tmp_path / "whole"), max_epochs=2, **options)
+    parts = tmp_path / "parts"
+    stop = StopAfter(parts / "losses.csv", rows=4)
+    with pytest.raises(KeyboardInterrupt), stop:
+        run("train_autoencoder", output_dir=str(parts), max_epochs=2, **options)
+    run("train_autoencoder", output_dir=str(parts), max_epochs=2, **options)
+    assert (parts / "losses.csv").read_bytes() == (whole / "losses.csv").read_bytes()
+    first, second = (load_file(folder / "autoencoder.safetensors") for folder in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class StopAfter:
+    """Interrupts a training when its table of losses has so many rows."""
+
+    def __init__(self, table: Path, rows: int) -> None:
+        self.table, self.rows = table, rows
+
+    def __enter__(self) -> None:
+        from anatodiff.engines import Checkpoints
+
+        self.save = Checkpoints.save
+
+        def save(checkpoints: Checkpoints, engine: object) -> None:
+            self.save(checkpoints, engine)
+            if len(self.table.read_text().splitlines()) == 1 + self.rows:
+                raise KeyboardInterrupt
+
+        Checkpoints.save = save  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        from anatodiff.engines import Checkpoints
+
+        Checkpoints.save = self.save  # type: ignore[method-assign]

@@ -1,0 +1,184 @@
+"""Bases of several kinds of image: domains, a small second folder, and the programs that make such folders."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from PIL import Image
+from support import ROOT, with_domains
+
+from anatodiff.data import DatasetError, make_sources
+from anatodiff.diffusion import DiffusionSettings
+from anatodiff.engines import DiffusionBatch, StepBatches
+from anatodiff.networks import load_base
+
+
+class Rows:
+    """A dataset whose rows tell their own index."""
+
+    def __init__(self, n: int, first: int) -> None:
+        self.n, self.first = n, first
+
+    def __len__(self) -> int:
+        return self.n
+
+    def gather(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row": indices + self.first}
+
+
+def folder_of(root: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    """Write small images and the table (file, patient, label, domain)."""
+    root.mkdir()
+    for number, row in enumerate(rows):
+        Image.fromarray(np.full((40, 40), number, np.uint8)).save(root / row[0])
+    with open(root / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "patient_id", "label", "domain"), *rows])
+    return root
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    rows = [(f"a{i}.png", f"p{i}", "sick" if i % 2 else "well", "chest" if i < 6 else "arm") for i in range(12)]
+    return folder_of(tmp_path / "large", rows)
+
+
+def test_domains_come_first_and_are_the_parents_of_their_classes(large: Path, tmp_path: Path) -> None:
+    small = folder_of(tmp_path / "small", [("b0.png", "q0", "well", "real"), ("b1.png", "q1", "odd", "")])
+    sources = make_sources(large, small, test_fraction=0.25)
+    assert sources.classes == [
+        "arm",
+        "chest",
+        "real",
+        "odd",
+        "arm/sick",
+        "arm/well",
+        "chest/sick",
+        "chest/well",
+        "real/well",
+    ]
+    assert sources.parents == [0, 1, 2, 3, 0, 0, 1, 1, 2]
+    assert sources.extra is not None
+    names = {Path(row["image"]).name: sources.classes[row["label"]] for row in sources.train + sources.extra}
+    assert names.items() >= {"b0.png": "real/well", "b1.png": "odd"}.items()
+    assert all(name == ("chest" if int(file[1:-4]) < 6 else "arm") + ("/sick" if int(file[1:-4]) % 2 else "/well")
+               for file, name in names.items() if file.startswith("a"))  # fmt: skip
+    assert not {row["patient"] for row in sources.train} & {row["patient"] for row in sources.test}
+
+
+def test_a_table_without_domains_gives_plain_classes(small_images: Path) -> None:
+    sources = make_sources(small_images, test_fraction=0.3)
+    assert (sources.classes, sources.parents, sources.extra) == (["common", "rare"], [0, 1], None)
+
+
+def test_each_batch_takes_its_share_from_the_small_set() -> None:
+    batches = iter(StepBatches(Rows(50, 0), 16, seed=0, extra=Rows(7, 1000), extra_share=0.13))
+    seen = [next(batches) for _ in range(40)]
+    counts = [int((batch["row"] >= 1000).sum()) for batch in seen]
+    assert counts == [2] * 40  # 0.13 of 16, rounded down
+    assert all(torch.equal(batch["position"], 16 * step + torch.arange(16)) for step, batch in enumerate(seen))
+    drawn = torch.cat([batch["row"] for batch in seen])
+    assert drawn[drawn >= 1000].unique(return_counts=True)[1].tolist() == [12, 12, 12, 11, 11, 11, 11] or (
+        sorted(drawn[drawn >= 1000].unique(return_counts=True)[1].tolist()) == [11] * 4 + [12] * 3
+    )  # in turn
+    assert len(drawn[drawn < 1000].unique()) == 50
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_a_share_that_is_no_image_or_all_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        StepBatches(Rows(50, 0), 16, seed=0, extra=Rows(7, 0), extra_share=share)
+
+
+def test_labels_are_dropped_to_nothing_and_to_the_domain() -> None:
+    prepare = DiffusionBatch(
+        DiffusionSettings().build(),
+        1.0,
+        null_label=9,
+        label_dropout=0.2,
+        seed=0,
+        parents=[0, 0, 0],
+        domain_share=0.3,
+    )
+    n = 2000
+    batch = {
+        "position": torch.arange(n), "mean": torch.zeros(n, 1, 1, 1), "logvar": torch.zeros(n, 1, 1, 1),
+        "label": torch.full((n,), 2),
+    }  # fmt: skip
+    labels = prepare(batch, torch.device("cpu"))[3]["class_labels"]
+    shares = [float((labels == label).float().mean()) for label in (9, 0, 2)]
+    np.testing.assert_allclose(shares, [0.2, 0.3, 0.5], atol=0.03)
+
+
+def test_shares_of_dropped_labels_beyond_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 1 together"):
+        DiffusionBatch(DiffusionSettings().build(), 1.0, 9, label_dropout=0.6, seed=0, domain_share=0.5)
+
+
+def test_base_knows_its_domains_and_a_fine_tune_starts_from_one(
+    run: Run, small_images: Path, small_weights: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "base.safetensors"
+    (tmp_path / "images").mkdir()
+    images = with_domains(small_images, tmp_path / "images")
+    run("pretrain", dataset_dir=images, weights_path=str(path), output_dir=str(tmp_path / "pretrain"))
+    base = load_base(path)
+    assert base.classes[:2] == ["domain0", "domain1"]
+    assert len(base.classes) == 6
+    with pytest.raises(ValueError, match=r"start_class 'domain2' is no class of the base; .* domain0, domain1"):
+        run("train", base_path=str(path), start_class="domain2")
+    out = run("train", base_path=str(path), start_class="domain1", learning_rate=0.0)
+    other = run("train", base_path=str(path), start_class="domain0", learning_rate=0.0, output_dir=str(tmp_path / "o"))
+    assert (out / "samples" / "rare_00000.dcm").read_bytes() != (other / "samples" / "rare_00000.dcm").read_bytes()
+
+
+def program(name: str, *arguments: Any) -> int:
+    return runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))["main"]([str(argument) for argument in arguments])
+
+
+def test_parts_share_no_patient_and_copy_no_image(small_images: Path, tmp_path: Path) -> None:
+    assert (
+        program(
+            "split_folder", "--dataset_dir", small_images, "--output_dir", tmp_path, "--parts", "study=18", "base=rest"
+        )
+        == 0
+    )
+    study, base = (make_sources(tmp_path / part, test_fraction=0.3) for part in ("study", "base"))
+    sets = [{row["patient"] for row in part.train + part.test} for part in (study, base)]
+    assert not sets[0] & sets[1]
+    assert [len(part.train + part.test) for part in (study, base)] == [18, 10]
+    assert {file.name for file in tmp_path.rglob("*") if file.is_file()} == {"labels.csv"}
+
+
+def test_nothing_left_for_a_part_is_said(small_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ("--dataset_dir", small_images, "--output_dir", tmp_path, "--parts", "a=28", "b=rest")
+    assert program("split_folder", *arguments) == 1
+    assert "nothing is left for the part 'b'" in capsys.readouterr().err
+
+
+def test_versions_vary_keep_their_patient_and_skip_other_licences(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    y, x = np.mgrid[0:60, 0:80]
+    for name in ("free", "free2", "closed"):
+        Image.fromarray((x * 2 + y).astype(np.uint8)).save(source / f"{name}.png")
+    table = "file,patient_id,label,licence\nfree.png,p,x,CC BY 4.0\nfree2.png,q,x,CC BY\nclosed.png,r,x,CC BY-NC 4.0\n"
+    (source / "labels.csv").write_text(table)
+    arguments = ("--dataset_dir", source, "--output_dir", tmp_path / "out", "--versions", 3, "--size", 48)
+    assert program("augment_radiographs", *arguments, "--licences", "CC BY") == 0
+    with open(tmp_path / "out" / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["original"] for row in rows] == ["free.png"] * 3 + ["free2.png"] * 3
+    assert {row["patient_id"] for row in rows} == {"p", "q"}
+    images = [np.asarray(Image.open(tmp_path / "out" / row["file"]), float) for row in rows]
+    assert all(min(image.shape) == 48 for image in images)
+    assert all(np.abs(image - images[0]).mean() > 1 for image in images[1:3])  # other versions
+    assert all(image[:, -12:].mean() > image[:, :12].mean() + 40 for image in images)  # none is mirrored
+    with pytest.raises(DatasetError, match="no row has a licence"):
+        runpy.run_path(str(ROOT / "scripts" / "augment_radiographs.py"))["chosen_rows"](source, ["MIT"])
