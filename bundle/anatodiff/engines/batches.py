@@ -114,7 +114,7 @@ class DiffusionBatch:
         seed: the run's seed.
         name: keeps the draws of training and validation apart.
         parents: for each class the class that stands for its domain, see `anatodiff.data.Sources`; None has none.
-        domain_share: share of images that are told their domain only, in place of their class.
+        domain_share: share of the images with a label that are told their domain only, in place of their class.
     """
 
     def __init__(
@@ -128,10 +128,9 @@ class DiffusionBatch:
         parents: Sequence[int] | None = None,
         domain_share: float = 0.0,
     ) -> None:
-        if not 0 <= label_dropout <= label_dropout + domain_share <= 1:
-            raise ValueError(
-                f"label_dropout {label_dropout} and domain_share {domain_share} must be 0 or more, at most 1 together"
-            )
+        for share_name, share in (("label_dropout", label_dropout), ("domain_share", domain_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{share_name} must be 0 to 1, got {share}")
         self.parents, self.domain_share = None if parents is None else torch.tensor(parents), domain_share
         self.schedule, self.scale_factor, self.null_label = schedule, scale_factor, null_label
         self.label_dropout, self.seed, self.name = label_dropout, seed, name
@@ -179,7 +178,8 @@ class DiffusionBatch:
         """Replace some labels (B,) by the null label, and some by that of their domain."""
         draw = uniform_each(self.seed, at, f"{self.name} dropout")  # (B,)
         if self.parents is not None:
-            labels = torch.where(draw < self.label_dropout + self.domain_share, self.parents[labels], labels)  # (B,)
+            told = self.label_dropout + self.domain_share * (1 - self.label_dropout)
+            labels = torch.where(draw < told, self.parents[labels], labels)  # (B,)
         return torch.where(draw < self.label_dropout, self.null_label, labels)  # (B,)
 
 
