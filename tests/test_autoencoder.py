@@ -77,6 +77,9 @@ def test_frozen_encoder_keeps_its_latents_while_the_decoder_learns(run: Run, tmp
     images = smooth_images(2)
     assert torch.equal(before.encode(images)[0], after.encode(images)[0])
     assert not torch.equal(before.decode(before.encode(images)[0]), after.decode(after.encode(images)[0]))
+    assert before.sha256 == after.sha256  # every base of the one fits the other
+    out = run("train_autoencoder", start_path=start, learning_rate=0.01, output_dir=str(tmp_path / "other"))
+    assert load_autoencoder(out / "autoencoder.safetensors").sha256 != before.sha256
 
 
 @pytest.mark.parametrize(

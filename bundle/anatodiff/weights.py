@@ -7,6 +7,7 @@ JSON in the header, so that one file is enough to rebuild the network.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pickle
 from dataclasses import dataclass
@@ -139,6 +140,14 @@ def _read_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise WeightsError(f"{path}: holds no state dict; save one by torch.save(network.state_dict(), path)")
     return state, {}
+
+
+def hash_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """Hash the names, shapes and values of tensors; returns the SHA-256, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def shipped(name: str) -> Path:

@@ -26,7 +26,7 @@ class LatentCodec(nn.Module, ABC):
     def __init__(self, latent_channels: int, factor: int, scaling_factor: float | None = None) -> None:
         super().__init__()
         self.latent_channels, self.factor, self.scaling_factor = latent_channels, factor, scaling_factor
-        self.sha256 = ""  # of the file or files that the weights come from; empty while untrained
+        self.sha256 = ""  # of the weights that make latents, or of their file; empty while untrained
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode images to the mean and log-variance of their latents.

@@ -8,7 +8,7 @@ from typing import Any
 from anatodiff.autoencoders.autoencoder import Autoencoder
 from anatodiff.autoencoders.codec import LatentCodec, load_strictly
 from anatodiff.autoencoders.principal import PrincipalAutoencoder
-from anatodiff.weights import WeightsError, load_weights, save_weights
+from anatodiff.weights import WeightsError, hash_of_tensors, load_weights, save_weights
 
 ARCHITECTURES: dict[str, type[Autoencoder] | type[PrincipalAutoencoder]] = {
     "kl": Autoencoder,
@@ -50,7 +50,7 @@ def read_autoencoder(path: str | Path) -> LatentCodec:
         path: .safetensors file.
 
     Returns:
-        the network.
+        the network; its `sha256` is of the encoder's weights, or of the file where the architecture is "kl".
 
     Raises:
         WeightsError: the file is missing, is no autoencoder, or of an architecture that this version does not know.
@@ -62,4 +62,8 @@ def read_autoencoder(path: str | Path) -> LatentCodec:
     autoencoder = ARCHITECTURES[architecture](**weights.settings["network"])
     load_strictly(autoencoder, weights.tensors, Path(path))
     autoencoder.sha256 = weights.sha256
+    if isinstance(autoencoder, PrincipalAutoencoder):
+        # Another decoder of the same latents fits the same bases: what tells two apart is the encoder.
+        encoder = {name: weights.tensors[name] for name in autoencoder.encoder_names()}
+        autoencoder.sha256 = hash_of_tensors(encoder)
     return autoencoder

@@ -14,6 +14,7 @@ PATCH = 8  # pixels per latent pixel, along each side
 FOLD = 4  # pixels per side that the finer convolutions see as channels
 FIRST_LOGVAR = -8.0  # a posterior so narrow that it costs nothing at first
 FIT_BATCH = 64
+ENCODER_PARTS = ("project", "encoder", "correct")
 
 
 class ResidualBlock(nn.Module):
@@ -101,10 +102,14 @@ class PrincipalAutoencoder(LatentCodec):
         linear = nn.functional.pixel_shuffle(self.expand(z), PATCH)  # (B, 1, H, W)
         return (linear + nn.functional.pixel_shuffle(self.decoder(z), FOLD) + 1) / 2  # (B, 1, H, W)
 
+    def encoder_names(self) -> list[str]:
+        """Name the tensors that make latents, in their fixed order."""
+        return [name for name in self.state_dict() if name.split(".")[0] in ENCODER_PARTS]
+
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Leave everything that makes latents out of the training, or take it in again."""
-        for part in (self.project, self.encoder, self.correct):
-            part.requires_grad_(not frozen)
+        for part in ENCODER_PARTS:
+            self.get_submodule(part).requires_grad_(not frozen)
 
     @torch.no_grad()
     def fit(self, images: torch.Tensor) -> None:
