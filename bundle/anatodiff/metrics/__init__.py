@@ -1,5 +1,6 @@
 """Measures of synthetic images: features in, numbers out."""
 
+from anatodiff.metrics.copies import CopyRate, copy_rate, nearest, pixel_features
 from anatodiff.metrics.features import (
     FeatureInput,
     FeatureNetwork,
@@ -12,14 +13,18 @@ from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 
 __all__ = [
+    "CopyRate",
     "FeatureInput",
     "FeatureNetwork",
     "KernelDistance",
     "PrecisionRecall",
     "ShippedFeatures",
     "TorchScriptFeatures",
+    "copy_rate",
     "frechet_distance",
     "improved_precision_recall",
     "kernel_distance",
+    "nearest",
+    "pixel_features",
     "save_features",
 ]

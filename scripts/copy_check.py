@@ -1,0 +1,105 @@
+"""Does a base give back the real radiographs that it learned from? With a positive control, in two views.
+
+    python scripts/copy_check.py --train_dir /data/varied --held_out_dir /data/others --start_class "chest radiograph"
+
+For each sample the nearest training image, by pixels at 64 x 64 and by the shipped features, mirrored ones too. What is
+nearer than every held-out image of another patient counts as a copy. Training images with noise, shifted by three
+pixels, and mirrored must count as copies, else the check proves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from anatodiff.autoencoders import ImageDataset, load_autoencoder
+from anatodiff.data import DatasetError, make_datalist
+from anatodiff.diffusion import normal
+from anatodiff.engines import SamplingInferer, sample
+from anatodiff.engines.pictures import save_grid
+from anatodiff.metrics import ShippedFeatures, copy_rate, nearest, pixel_features
+from anatodiff.networks import load_base
+from anatodiff.weights import WeightsError
+
+NOISE = 0.03
+SHIFT = 3  # pixels
+CONTROLS = 100
+CAUGHT = 0.95  # of the controls, or the check proves nothing
+PAIRS = 8
+
+
+def images_of(folder: Path, cache_dir: Path, size: int) -> torch.Tensor:
+    """Read all images of a folder, (N, 1, size, size)."""
+    datalist = make_datalist(folder, test_fraction=0)
+    return ImageDataset(datalist.train, size, cache_dir).images.float()
+
+
+def controls_of(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Make copies that must be caught, of images (N, 1, H, W)."""
+    noise = normal(tuple(images.shape), 0, 0, "copy check")
+    return {
+        "with noise": (images + NOISE * noise).clamp(0, 1),
+        "shifted": images.roll((SHIFT, SHIFT), dims=(2, 3)),
+        "mirrored": images.flip(3),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run by the command line; returns 0 where the check holds and no more copies than chance are found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train_dir", type=Path, required=True, help="real images that the base learned from")
+    parser.add_argument("--held_out_dir", type=Path, required=True, help="real images of other patients")
+    parser.add_argument("--base_path", type=Path)
+    parser.add_argument("--autoencoder_path", type=Path)
+    parser.add_argument("--start_class", help="class of the base to sample; without: no class")
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--sampling_steps", type=int, default=50)
+    parser.add_argument("--cache_dir", type=Path, default=Path("output/cache"))
+    parser.add_argument("--image_size", type=int, default=256)
+    parser.add_argument("--picture", type=Path, help="PNG of the worst pairs: shows patients")
+    options = parser.parse_args(arguments)
+    try:
+        return check(options)
+    except (DatasetError, WeightsError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def check(options: argparse.Namespace) -> int:
+    """Sample, compare and print the table; returns the exit code."""
+    train, held_out = (
+        images_of(f, options.cache_dir, options.image_size) for f in (options.train_dir, options.held_out_dir)
+    )
+    autoencoder = load_autoencoder(options.autoencoder_path)
+    base = load_base(options.base_path, autoencoder)
+    inferer = SamplingInferer(base.diffusion.build(), autoencoder, base.scale_factor, steps=options.sampling_steps)
+    labels = torch.full((options.samples,), base.label_of(options.start_class))
+    samples = sample(base.network, inferer, labels, 16, torch.device("cpu"))  # (N, 1, H, W)
+    controls = controls_of(train[:: max(1, len(train) // CONTROLS)])
+    holds, clean, shown = True, True, None
+    print("| view | images | nearer than any held-out | threshold |\n| --- | --- | --- | --- |")
+    for view, describe in (("pixels", pixel_features), ("features", ShippedFeatures())):
+        known = torch.cat([describe(train), describe(train.flip(3))])  # (2M, D)
+        others = nearest(describe(held_out), known)[0]  # (H,)
+        for name, images in {"samples": samples, **{f"control, {k}": v for k, v in controls.items()}}.items():
+            similarity, index = nearest(describe(images), known)  # (N,)
+            rate = copy_rate(similarity, others)
+            share = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+            print(f"| {view} | {name} | {share} | {rate.threshold:.3f} |")
+            if name == "samples":
+                clean &= rate.low <= 1 / len(held_out)  # what one more held-out image would be by chance
+                worst = similarity.topk(min(PAIRS, len(similarity))).indices
+                shown = (images[worst], torch.cat([train, train.flip(3)])[index[worst]]) if shown is None else shown
+            else:
+                holds &= rate.value >= CAUGHT
+    if options.picture is not None and shown is not None:
+        save_grid(options.picture, [list(row) for row in shown], ["samples nearest to a training image", "that image"])
+    print("no copies found" if clean else "COPIES FOUND", "" if holds else "(BUT THE CONTROLS WERE NOT CAUGHT)")
+    return 0 if clean and holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
