@@ -39,7 +39,7 @@ STAGES: dict[str, dict[str, object]] = {
     "decoder": {
         "batch_size": 32, "crop_size": 128, "max_epochs": 12, "epoch_length": 1000, "val_interval": 12,
         "checkpoint_every": 500, "frozen_encoder": True, "learning_rate": 3e-4, "pixel_norm": 1,
-        "perceptual_layers": ["conv1_2", "conv2_2", "conv3_2"], "perceptual_weight": 0.1, "adversarial_weight": 0.002,
+        "perceptual_layers": ["conv1_2", "conv2_2", "conv3_2"], "perceptual_weight": 0.1, "adversarial_weight": 0.8,
         "critic_channels": 64, "critic_learning_rate": 2e-4,
     },
     "dit": {

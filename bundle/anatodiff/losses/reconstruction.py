@@ -8,6 +8,8 @@ from torch import nn
 
 from anatodiff.losses.perceptual import PerceptualLoss
 
+LEAST_GRADIENT = 1e-8  # of a critic that says the same of all images
+
 
 class ReconstructionLoss(nn.Module):
     """Error of pixels and of differences, the posterior's distance from a standard normal, and two optional terms.
@@ -22,7 +24,8 @@ class ReconstructionLoss(nn.Module):
         perceptual: compares feature maps; None compares none.
         perceptual_weight: its weight.
         critic: patch discriminator; None asks none.
-        adversarial_weight: weight of its hinge term.
+        adversarial_weight: size of its hinge term's gradient in the image, relative to that of all other terms: a fixed
+            weight would drown in them or drown them, whichever critic and stage it is.
 
     References:
         Esser et al., "Taming Transformers for High-Resolution Image Synthesis", https://arxiv.org/abs/2012.09841
@@ -66,14 +69,22 @@ class ReconstructionLoss(nn.Module):
         }
         if self.perceptual is not None:
             terms["perceptual"] = (self.perceptual_weight, self.perceptual(image, target))
-        if self.critic is not None:
-            opinion = self.critic(image)[-1]  # (B, 1, h', w')
-            terms["adversarial"] = (
-                self.adversarial_weight,
-                self.hinge(opinion, target_is_real=True, for_discriminator=False),
-            )
         self.parts = {name: float(value.detach()) for name, (_, value) in terms.items()}
-        return torch.stack([weight * value for weight, value in terms.values()]).sum()
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        return loss if self.critic is None else loss + self._adversarial(image, loss)
+
+    def _adversarial(self, image: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Ask the critic about images (B, 1, H, W); weighted by the gradients of both in the image (Esser, eq. 7)."""
+        assert self.critic is not None
+        opinion = self.critic(image)[-1]  # (B, 1, h', w')
+        value = self.hinge(opinion, target_is_real=True, for_discriminator=False)
+        self.parts["adversarial"] = float(value.detach())
+        if not image.requires_grad:  # in validation
+            return self.adversarial_weight * value
+        sizes = [torch.autograd.grad(term, image, retain_graph=True)[0].norm() for term in (others, value)]
+        weight = self.adversarial_weight * sizes[0] / sizes[1].clamp_min(LEAST_GRADIENT)
+        self.parts["adversarial_weight"] = float(weight)
+        return weight.detach() * value
 
     def _size(self, error: torch.Tensor) -> torch.Tensor:
         return error.abs().mean() if self.norm == 1 else error.square().mean()
