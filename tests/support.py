@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "train_autoencoder": {
         "image_size": SIZE, "crop_size": 32, "max_epochs": 2, "epoch_length": 2, "batch_size": 4, "warmup_steps": 1,
         "channels": [8, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "test_fraction": 0.3,
-        "extra_share": 0.5, "critic_channels": 8, "critic_levels": 1,
+        "extra_share": 0.5, "critic_channels": 8, "critic_levels": 1, "critic_start": 0,
     },
     "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
     "evaluate": {"image_size": SIZE},

@@ -56,6 +56,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images", "extra_share": 0.3,
         "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
         "adversarial_weight": 0.5, "critic_channels": 16, "critic_levels": 2, "critic_learning_rate": 0.01,
+        "critic_start": 3,
     },
     "inference": {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",

@@ -81,6 +81,28 @@ def test_critic_learns_to_tell_and_the_loss_hears_it(run: Run) -> None:
     assert table["adversarial"][-5:].mean() > table["adversarial"][:2].mean() + 0.5
 
 
+def test_critic_is_heard_from_its_start_on_and_in_proportion(run: Run) -> None:
+    out = run("train_autoencoder", adversarial_weight=0.5, critic_start=2)
+    table = np.genfromtxt(out / "losses.csv", delimiter=",", names=True)
+    assert table["adversarial_weight"][:2].tolist() == [0, 0]
+    assert 0 < table["adversarial_weight"][2:].min() <= table["adversarial_weight"][2:].max() <= 1
+
+
+def test_adversarial_gradient_has_its_share_of_the_others() -> None:
+    torch.manual_seed(0)
+    image, target = torch.rand(2, 1, 16, 16, requires_grad=True), torch.rand(2, 1, 16, 16)
+    critic = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.LeakyReLU(), torch.nn.Conv2d(4, 1, 3))
+
+    def gradient(weight: float) -> torch.Tensor:
+        heard = None if weight == 0 else lambda x: [1e3 * critic(x)]
+        loss = ReconstructionLoss(adversarial_weight=weight)
+        loss.critic = heard  # type: ignore[assignment]
+        return torch.autograd.grad(loss(prediction(image), target), image)[0]
+
+    plain = gradient(0)
+    assert float((gradient(0.3) - plain).norm()) == pytest.approx(0.3 * float(plain.norm()), rel=1e-3)
+
+
 def test_training_with_a_critic_goes_on_bit_for_bit(run: Run, tmp_path: Path) -> None:
     options = {"adversarial_weight": 0.1, "epoch_length": 3, "checkpoint_every": 1, "warmup_steps": 2}
     whole = run("train_autoencoder", output_dir=str(tmp_path / "whole"), max_epochs=2, **options)

@@ -12,10 +12,8 @@ from monai.networks.nets import PatchDiscriminator
 from monai.utils import CommonKeys
 from torch import nn
 
-from anatodiff.losses import PerceptualLoss
+from anatodiff.losses import PerceptualLoss, ReconstructionLoss
 from anatodiff.parallel import world
-
-NORM_GROUPS = 8
 
 
 def build_critic(
@@ -29,7 +27,7 @@ def build_critic(
 
     Args:
         weight: of the adversarial term; 0 builds none.
-        channels: feature channels of the first level, a multiple of 8.
+        channels: feature channels of the first level.
         levels: each halves the resolution; more see larger patches.
         seed: of its first weights.
         device: where it is trained.
@@ -44,8 +42,9 @@ def build_critic(
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        norm = ("GROUP", {"num_groups": NORM_GROUPS})  # a batch's statistics would tie its images together
-        critic = PatchDiscriminator(2, channels, in_channels=1, num_layers_d=levels, norm=norm)
+        # Of each image on its own: a batch's statistics would tie images together, and those of groups let the
+        # critic's opinion of all images drift up and down instead of telling them apart.
+        critic = PatchDiscriminator(2, channels, in_channels=1, num_layers_d=levels, norm="INSTANCE")
         return critic.requires_grad_(False).to(device)
 
 
@@ -82,15 +81,18 @@ class CriticTraining:
     Args:
         critic: from `build_critic`; None makes this handler do nothing.
         learning_rate: of its Adam.
+        loss: the autoencoder's, which hears the critic from `start` on.
+        start: steps that the critic learns alone.
 
     Raises:
         ValueError: several processes; each would train a critic of its own.
     """
 
-    def __init__(self, critic: nn.Module | None, learning_rate: float) -> None:
+    def __init__(self, critic: nn.Module | None, learning_rate: float, loss: ReconstructionLoss, start: int) -> None:
         if critic is not None and world()[1] > 1:
             raise ValueError(f"adversarial_weight needs one process, not {world()[1]}; start it without torchrun, or 0")
         self.critic, self.hinge = critic, PatchAdversarialLoss(criterion="hinge")
+        self.loss, self.start = loss, start
         self.optimizer = None
         if critic is not None:
             self.optimizer = torch.optim.Adam(critic.parameters(), learning_rate, betas=(0.5, 0.9))
@@ -98,7 +100,11 @@ class CriticTraining:
     def attach(self, engine: Workflow) -> None:
         """Hook into a trainer; attach before the checkpoints, so that they hold the critic as of the same step."""
         if self.critic is not None:
+            engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _listen(self, engine: Workflow) -> None:
+        self.loss.hears_critic = engine.state.iteration > self.start
 
     def _step(self, engine: Workflow) -> None:
         assert self.critic is not None and self.optimizer is not None  # else nothing was attached

@@ -24,8 +24,8 @@ class ReconstructionLoss(nn.Module):
         perceptual: compares feature maps; None compares none.
         perceptual_weight: its weight.
         critic: patch discriminator; None asks none.
-        adversarial_weight: size of its hinge term's gradient in the image, relative to that of all other terms: a fixed
-            weight would drown in them or drown them, whichever critic and stage it is.
+        adversarial_weight: size of its hinge term's gradient in the image, relative to that of all other terms, but the
+            term itself never counts more than once: a critic that knows nothing yet must not be shouted.
 
     References:
         Esser et al., "Taming Transformers for High-Resolution Image Synthesis", https://arxiv.org/abs/2012.09841
@@ -48,6 +48,7 @@ class ReconstructionLoss(nn.Module):
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.critic, self.adversarial_weight = critic, adversarial_weight
         self.hinge = PatchAdversarialLoss(criterion="hinge")
+        self.hears_critic = True  # `CriticTraining` has it wait for a critic that has learned something
         self.parts: dict[str, float] = {}
 
     def forward(self, prediction: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
@@ -82,7 +83,8 @@ class ReconstructionLoss(nn.Module):
         if not image.requires_grad:  # in validation
             return self.adversarial_weight * value
         sizes = [torch.autograd.grad(term, image, retain_graph=True)[0].norm() for term in (others, value)]
-        weight = self.adversarial_weight * sizes[0] / sizes[1].clamp_min(LEAST_GRADIENT)
+        weight = (self.adversarial_weight * sizes[0] / sizes[1].clamp_min(LEAST_GRADIENT)).clamp_max(1)
+        weight = weight if self.hears_critic else torch.zeros_like(weight)
         self.parts["adversarial_weight"] = float(weight)
         return weight.detach() * value
 
