@@ -38,15 +38,19 @@ STAGES: dict[str, dict[str, object]] = {
     },
     "decoder": {
         "batch_size": 32, "crop_size": 128, "max_epochs": 12, "epoch_length": 1000, "val_interval": 12,
-        "checkpoint_every": 500, "frozen_encoder": True, "learning_rate": 3e-4, "pixel_norm": 1,
-        "perceptual_layers": ["conv1_2", "conv2_2", "conv3_2"], "perceptual_weight": 0.1, "adversarial_weight": 0.8,
-        "critic_channels": 64, "critic_learning_rate": 2e-4,
+        "checkpoint_every": 500, "perceptual_layers": ["conv1_2", "conv2_2", "conv3_2"], "critic_channels": 64,
+        "critic_start": 500,
     },
     "dit": {
         "batch_size": 128, "max_epochs": 24, "epoch_length": 1000, "val_interval": 24, "checkpoint_every": 500,
         "amp": "bf16", "preview_images": 0, "ema_momentum": 0.001,
     },
 }  # fmt: skip
+CONFIGS = {
+    "autoencoder": ["train_autoencoder"],
+    "decoder": ["train_autoencoder", "sharpen"],
+    "dit": ["pretrain"],
+}
 TINY: dict[str, dict[str, object]] = {
     name: {"max_epochs": 1, "epoch_length": 2, "batch_size": 10, "val_interval": 1, "warmup_steps": 1,
            "checkpoint_every": 1, "sampling_steps": 2} for name in STAGES
@@ -97,8 +101,8 @@ def command_of(stage: str, options: argparse.Namespace) -> tuple[list[str], Path
         settings |= {"data_licence": "phantoms: ours; radiographs: CC BY, CC BY-SA"}
     elif options.tiny:
         settings.pop("sampling_steps")
-    config = ROOT / "configs" / ("pretrain.json" if stage == "dit" else "train_autoencoder.json")
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(config)]
+    files = [str(ROOT / "configs" / f"{name}.json") for name in CONFIGS[stage]]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
     return command, done

@@ -15,7 +15,7 @@ from support import ROOT, SMALL, bundle_command, options_for, run_workflow
 from anatodiff.networks import load_adapter
 
 CONFIGS = ("train", "inference", "evaluate", "prepare", "train_autoencoder", "pretrain")
-OVERLAYS = ("paper", "multi_gpu")
+OVERLAYS = ("paper", "multi_gpu", "sharpen")
 
 
 def test_layout_of_a_bundle() -> None:
