@@ -20,11 +20,15 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
+# One process for each core, each of one thread: threads of several would wait for each other.
+PYTEST := ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: $(STAMP)
-	ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" $(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" $(BIN)/python -m pytest --no-skips
+	$(PYTEST) --no-skips
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
