@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from monai.metrics import PSNRMetric
 from monai.transforms import GaussianSmooth
 
 from anatodiff.autoencoders import ImageDataset, LatentCodec, load_autoencoder
@@ -44,6 +45,11 @@ def reconstructed(images: torch.Tensor, autoencoder: LatentCodec) -> torch.Tenso
     return torch.cat([autoencoder.decode(autoencoder.encode(batch)[0]) for batch in images.split(BATCH)])
 
 
+def psnr(images: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Return the mean over images (N, 1, H, W) of their peak signal-to-noise ratio, dB."""
+    return float(PSNRMetric(max_val=1.0)(images, wanted).mean())
+
+
 def row(name: str, reference: torch.Tensor, images: torch.Tensor, features: FeatureNetwork) -> str:
     """Measure images against the reference's features and lay out one row."""
     found = features(images)  # (N, D)
@@ -74,7 +80,8 @@ def main() -> None:
     print(row("the other half", reference, other_half, features))
     print(row("the other half, noise of 8 grey levels", reference, noised(other_half), features))
     print(row("the other half, blurred by 1.5 pixels", reference, blurred(other_half), features))
-    print(row("the other half, reconstructed", reference, reconstructed(other_half, autoencoder), features))
+    again = reconstructed(other_half, autoencoder)
+    print(row(f"the other half, reconstructed ({psnr(again, other_half):.2f} dB)", reference, again, features))
     if options.other_dir is not None:
         everyone = make_datalist(options.other_dir, test_fraction=0.5)
         print(row("another population", reference, images_of(everyone.train + everyone.test), features))
