@@ -240,7 +240,9 @@ def test_a_folder_mixes_regions_and_devices(tmp_path: Path) -> None:
     table = write_phantoms(
         tmp_path / "a", 3, labels, seed=4, size=48, workers=1, masks=True, images_per_patient=1.0, devices=1.0
     )
-    assert {line.split(",")[2] for line in table.read_text().split()[1:]} == set(labels)
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    assert {row[2] for row in rows} == set(labels)
+    assert {row[3] for row in rows} == {"chest phantom", "abdomen phantom", "upper arm phantom"}
     for planned in plan_phantoms(3, labels, 4, 1.0):
         phantom: Phantom = make_phantom(planned.seed, planned.label, 48, planned.view, 1.0)
         code = np.asarray(Image.open(tmp_path / "a" / "masks" / f"{Path(planned.file).stem}.png"))
