@@ -14,19 +14,17 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class CopyRate:
-    """Share of images beyond a similarity that was fixed beforehand.
+    """Share of images that are copies.
 
     Args:
         value: share of the images.
         low: lower end of its 95 % interval (Clopper and Pearson).
         high: upper end.
-        threshold: similarity that counts as a copy.
     """
 
     value: float
     low: float
     high: float
-    threshold: float
 
 
 def pixel_features(images: torch.Tensor) -> torch.Tensor:
@@ -61,17 +59,15 @@ def nearest(features: torch.Tensor, training: torch.Tensor) -> tuple[torch.Tenso
     return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
-def copy_rate(similarity: torch.Tensor, held_out: torch.Tensor) -> CopyRate:
-    """Count the images that are nearer to a training image than any held-out one is.
+def copy_rate(copied: torch.Tensor) -> CopyRate:
+    """Count copies.
 
     Args:
-        similarity: (N,) of the images to their nearest training image.
-        held_out: (M,) of real images of other patients to theirs.
+        copied: (N,) bool: images that are nearer to a training image than any held-out one is, in one view or another.
 
     Returns:
         the share and its interval.
     """
-    threshold = float(held_out.max())
-    count = int((similarity > threshold).sum())
-    ends = stats.binomtest(count, len(similarity)).proportion_ci(CONFIDENCE)
-    return CopyRate(count / len(similarity), float(ends.low), float(ends.high), threshold)
+    count = int(copied.sum())
+    ends = stats.binomtest(count, len(copied)).proportion_ci(CONFIDENCE)
+    return CopyRate(count / len(copied), float(ends.low), float(ends.high))
