@@ -123,6 +123,7 @@ def share_of_a_step(base: Base, z: torch.Tensor, rounds: int, **settings: Any) -
 
 
 def main() -> None:
+    """Time all regimes and the share of a training step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each regime")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch, and so of the compiled path")

@@ -40,6 +40,7 @@ def tile(pixels: np.ndarray) -> Image.Image:
 
 
 def draw_barcode(draw: ImageDraw.ImageDraw, left: int, top: int, diagrams: list[np.ndarray]) -> None:
+    """Draw the longest bars of both groups, from birth to death."""
     bars = [(death - birth, birth, death, group) for group in (0, 1) for birth, death in diagrams[group]]
     longest = sorted(bars, reverse=True)[:BARS]
     chosen = sorted(longest, key=lambda bar: (bar[3], bar[1], -bar[2]))
@@ -51,6 +52,7 @@ def draw_barcode(draw: ImageDraw.ImageDraw, left: int, top: int, diagrams: list[
 
 
 def draw_diagram(draw: ImageDraw.ImageDraw, left: int, top: int, diagrams: list[np.ndarray]) -> None:
+    """Draw the points of both groups, death over birth, above the diagonal."""
     draw.rectangle((left, top, left + PLOT, top + PLOT), outline=INK)
     draw.line((left, top + PLOT, left + PLOT, top), fill=FAINT)
     for group, points in enumerate(diagrams):
@@ -88,6 +90,7 @@ def figure(image: np.ndarray, thresholds: int = 5) -> Image.Image:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run by the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="picture to write, .png")
     parser.add_argument("--input", type=Path, help="a radiograph (DICOM, PNG, JPEG, NIfTI); without it a phantom")
