@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 from anatodiff.autoencoders import Autoencoder, PrincipalAutoencoder, load_autoencoder, save_autoencoder
 from anatodiff.engines.workflow import cause_of
-from anatodiff.networks import Base, DiT, save_base
+from anatodiff.networks import Base, DiT, build_dit, save_base
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64  # side of the small images; their latents are 8 x 8
@@ -54,6 +54,18 @@ def make_weights(folder: Path, seed: int) -> dict[str, str]:
     encoder = load_autoencoder(paths["autoencoder_path"])
     save_base(paths["base_path"], Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
     return paths
+
+
+def make_base(folder: Path, seed: int, autoencoder_path: str) -> str:
+    """Write a base in the shape that the tests pretrain, whose output is not zero; returns its path."""
+    network = build_dit("DiT-XS/8", 3, SIZE // 8, seed=seed)
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    path = folder / f"start_dit{seed}.safetensors"
+    encoder = load_autoencoder(autoencoder_path)
+    save_base(path, Base(network, 1.5, ["a", "b", "c"], "", encoder.sha256, "CC0"), {})
+    return str(path)
 
 
 class TinyFeatures(torch.nn.Module):

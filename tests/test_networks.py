@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
-from support import make_weights
+from support import SIZE, make_base, make_weights
 
 from anatodiff.autoencoders import load_autoencoder
 from anatodiff.networks import (
@@ -22,6 +22,7 @@ from anatodiff.networks import (
     merged,
     save_adapter,
     split_adapter,
+    start_dit,
     trained_names,
     with_classes,
 )
@@ -65,6 +66,28 @@ def test_registry_builds_the_named_size(name: str) -> None:
 def test_unknown_size_names_the_choices() -> None:
     with pytest.raises(ValueError, match="DiT-XL/2"):
         build_dit("DiT-XXL/2", 1, 32)
+
+
+def test_training_goes_on_from_a_base_with_its_classes_by_name(small_weights: dict[str, str], tmp_path: Path) -> None:
+    base = load_base(make_base(tmp_path, 0, small_weights["autoencoder_path"]))
+    network = start_dit("DiT-XS/8", ["new", "c", "a"], SIZE // 8, start=base)
+    x, labels = torch.randn(4, 4, 8, 8), torch.tensor([0, 1, 2, 3])
+    torch.testing.assert_close(network(x, None, None, labels), base.network(x, None, None, torch.tensor([3, 2, 0, 3])))
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not any(parameter.requires_grad for parameter in base.network.parameters())
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "message"),
+    [("DiT-XS/4", SIZE // 8, "has patch_size 8, DiT-XS/4"), ("DiT-XS/8", 16, "has input_size 8")],
+)
+def test_a_start_of_another_shape_is_refused(
+    size: str, side: int, message: str, small_weights: dict[str, str], tmp_path: Path
+) -> None:
+    base = load_base(make_base(tmp_path, 0, small_weights["autoencoder_path"]))
+    with pytest.raises(WeightsError, match=message):
+        start_dit(size, ["a"], side, start=base)
 
 
 @pytest.mark.parametrize("learn_sigma", [True, False])

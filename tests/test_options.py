@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, make_features, make_start, make_vgg, make_weights, options_for, run_workflow, with_domains
+from support import (
+    ROOT,
+    make_base,
+    make_features,
+    make_start,
+    make_vgg,
+    make_weights,
+    options_for,
+    run_workflow,
+    with_domains,
+)
 
 from anatodiff.data import read_radiograph
 from anatodiff.weights import load_weights
@@ -48,13 +58,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "pretrain": {
         **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "v",
         "zero_terminal_snr": True, "size": "DiT-XS/4", "weights_path": "@new",
-        "extra_dir": "@images", "extra_share": 0.3, "domain_share": 0.9,
+        "extra_dir": "@images", "extra_share": 0.3, "domain_share": 0.9, "start_path": "@dit",
     },
     "train_autoencoder": {
         **TRAINING, "latent_channels": 3, "channels": [8, 12], "encoder_blocks": [1, 2], "decoder_blocks": [2, 1],
-        "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "pixel_norm": 1, "weights_path": "@new",
-        "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images", "extra_share": 0.3,
-        "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
+        "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "pixel_norm": 1,
+        "weights_path": "@new", "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images",
+        "extra_share": 0.3, "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
         "adversarial_weight": 0.5, "critic_channels": 16, "critic_levels": 2, "critic_learning_rate": 0.01,
         "critic_start": 3,
     },
@@ -205,6 +215,7 @@ def test_option_changes_something(
             "@features": lambda: make_features(folder, seed),
             "@vgg": lambda: make_vgg(folder, seed),
             "@start": lambda: make_start(folder, seed),
+            "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
             "@domains": lambda: with_domains(small_images, folder),
         }

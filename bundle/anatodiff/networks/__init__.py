@@ -1,7 +1,16 @@
 """Networks: DiT, its fine-tuning modes, the Shape Prototype Module and the builders."""
 
 from anatodiff.networks.adapter import Adapter, build_anatodiff, load_adapter, save_adapter
-from anatodiff.networks.base import DIT_SIZES, Base, build_dit, load_base, save_base, with_classes
+from anatodiff.networks.base import (
+    DIT_SIZES,
+    Base,
+    build_dit,
+    load_base,
+    load_start,
+    save_base,
+    start_dit,
+    with_classes,
+)
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.finetuning import (
     FineTuning,
@@ -25,6 +34,7 @@ __all__ = [
     "build_dit",
     "load_adapter",
     "load_base",
+    "load_start",
     "low_ranks",
     "merge_adapter",
     "merged",
@@ -32,6 +42,7 @@ __all__ = [
     "save_base",
     "set_finetuning",
     "split_adapter",
+    "start_dit",
     "trained_names",
     "trained_parameters",
     "trained_parts",

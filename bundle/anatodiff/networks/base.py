@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,57 @@ class Base:
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:MOST_LISTED])
         return shown if len(self.classes) <= MOST_LISTED else f"{shown} and {len(self.classes) - MOST_LISTED} more"
+
+
+def start_dit(
+    size: str,
+    classes: Sequence[str],
+    input_size: int,
+    in_channels: int = 4,
+    seed: int = 0,
+    start: Base | None = None,
+) -> DiT:
+    """Build the DiT that a base's training starts from: an untrained one, or another base's.
+
+    A base that is trained further may get other classes, another schedule or another prediction: what it has learned
+    of anatomy stays in its blocks, and the last layer follows in some hundred steps.
+
+    Args:
+        size: a name in `DIT_SIZES`, the start's own where there is one.
+        classes: names of the classes; one that the start has keeps its row, another begins as the null row.
+        input_size: side of the latent.
+        in_channels: channels of the latent.
+        seed: seed of the initial weights.
+        start: the base to go on from; None draws new weights.
+
+    Returns:
+        the network, in training mode, all of it trained.
+
+    Raises:
+        WeightsError: the start has another shape.
+    """
+    network = build_dit(size, len(classes), input_size, in_channels, seed)
+    if start is None:
+        return network
+    same = {**start.network.settings, "num_classes": len(classes)}
+    differing = [name for name, value in network.settings.items() if value != same[name]]
+    if differing:
+        name = differing[0]
+        raise WeightsError(
+            f"start_path: that base has {name} {same[name]}, {size} at this image_size {network.settings[name]}; set "
+            "size and image_size as it has them, or give another base"
+        )
+    network = with_classes(start.network, len(classes))
+    rows = start.network.y_embedder.embedding_table.weight
+    for label, name in enumerate(classes):
+        if name in start.classes:
+            network.y_embedder.embedding_table.weight.data[label] = rows[start.classes.index(name)]
+    return network.requires_grad_(True).train()
+
+
+def load_start(path: str | Path | None, autoencoder: LatentCodec) -> Base | None:
+    """Read the base that a base's training goes on from; None where it starts anew."""
+    return None if path is None else load_base(path, autoencoder)
 
 
 def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4, seed: int = 0) -> DiT:
