@@ -56,7 +56,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "prepare": {**{key: TRAINING[key] for key in FOLDERS}, **PROTOTYPES, "autoencoder_path": "@weights"},
     "pretrain": {
-        **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "v",
+        **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "epsilon",
         "zero_terminal_snr": True, "size": "DiT-XS/4", "weights_path": "@new",
         "extra_dir": "@images", "extra_share": 0.3, "domain_share": 0.9, "start_path": "@dit",
     },
@@ -111,7 +111,7 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
         return "extra", {"extra_dir": "@images"}
     if option == "domain_share":
         return "domains", {"dataset_dir": "@domains"}
-    return ("v", {"prediction": "v"}) if option in ("zero_terminal_snr", "schedule_name") else ("", {})
+    return "", {}
 
 
 def simple_options(name: str) -> set[str]:
