@@ -12,7 +12,7 @@ NORM_1, NORM_2, NORM_INF = 0, 1, 2
 TO_DIAGONAL = (1.0, 2.0**-0.5, 0.5)  # by norm: distance of a point to the diagonal per unit of its persistence
 ESSENTIAL_BIRTH, ESSENTIAL_MAX, ESSENTIAL_NONE = 0, 1, 2
 
-BLOCK = 64  # columns that are looked at together
+WORD = 8  # columns whose marks are looked at together, as one uint64
 
 compiled = njit(nogil=True, cache=True, boundscheck=False)
 
@@ -51,6 +51,8 @@ def search(
     came_from: np.ndarray,
     reached: np.ndarray,
     closed: np.ndarray,
+    way: np.ndarray,
+    shorter: np.ndarray,
 ) -> tuple[float, int, int, int, int]:
     """Find the shortest path from a new row to a free column, or to a row that goes to the diagonal (Dijkstra).
 
@@ -66,24 +68,26 @@ def search(
         came_from: (m,) becomes the row before each of these.
         reached: (m,) becomes these columns: those that are behind, in order, then those that are still ahead.
         closed: (m,) becomes the lengths of the ways to the former.
+        way: (m,), scratch.
+        shorter: (m or up to 7 more,) uint8, scratch; what is beyond m is zero.
 
     Returns:
         length of the path, its last row, its last column (-1 for the diagonal), columns reached, columns behind.
     """
     row, length, limit, last_row, last_column = start, 0.0, 0.0, start, -1
-    n_reached, n_closed, m = 0, 0, len(price)
+    n_reached, n_closed, marks = 0, 0, shorter.view(np.uint64)
     while True:
         base, savings = length - dual[row], saving[row]
-        for begin in range(0, m, BLOCK):
-            hits, end = 0, min(begin + BLOCK, m)  # counted without a branch: a few vector instructions
-            for column in range(begin, end):
-                there = base + price[column] - savings[column]
-                hits += (1 if there < nearest[column] else 0) & (1 if there < limit else 0)
-            if hits == 0:
+        for column in range(len(price)):  # without a branch: vector instructions
+            there = base + price[column] - savings[column]
+            way[column] = there
+            shorter[column] = np.uint8(1) if (there < nearest[column]) & (there < limit) else np.uint8(0)
+        for word in range(len(marks)):
+            if marks[word] == 0:
                 continue
-            for column in range(begin, end):
-                there = base + price[column] - savings[column]
-                if there >= limit or there >= nearest[column]:
+            for column in range(WORD * word, min(WORD * (word + 1), len(price))):
+                there = way[column]
+                if shorter[column] == 0 or there >= limit:
                     continue
                 if owner[column] < 0:
                     limit, last_row, last_column = there, row, column
@@ -119,10 +123,11 @@ def match(saving: np.ndarray, rows: np.ndarray, partner: np.ndarray) -> None:
     n, m = saving.shape
     owner, came_from, reached = np.full(m, -1, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
     dual, price, nearest, closed = np.zeros(n), np.zeros(m), np.zeros(m), np.empty(m)
+    way, shorter = np.empty(m), np.zeros((m + WORD - 1) // WORD * WORD, np.uint8)
     partner[:] = -1
     for start in rows:
         limit, row, column, n_reached, n_closed = search(
-            saving, start, dual, price, owner, nearest, came_from, reached, closed
+            saving, start, dual, price, owner, nearest, came_from, reached, closed, way, shorter
         )
         # What is behind becomes dearer, until every step of the path costs nothing.
         dual[start] = limit
