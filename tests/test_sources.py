@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Run
 from PIL import Image
-from support import ROOT, with_domains
+from support import ROOT, make_base, with_domains
 
 from anatodiff.data import DatasetError, make_sources
 from anatodiff.diffusion import DiffusionSettings
@@ -182,3 +182,14 @@ def test_versions_vary_keep_their_patient_and_skip_other_licences(tmp_path: Path
     assert all(image[:, -12:].mean() > image[:, :12].mean() + 40 for image in images)  # none is mirrored
     with pytest.raises(DatasetError, match="no row has a licence"):
         runpy.run_path(str(ROOT / "scripts" / "augment_radiographs.py"))["chosen_rows"](source, ["MIT"])
+
+
+def test_a_base_that_goes_on_keeps_scale_and_licence_of_its_start(
+    run: Run, small_weights: dict[str, str], tmp_path: Path
+) -> None:
+    """Weights under a licence do not lose it by being trained further, and see latents of the scale that they know."""
+    start, path = make_base(tmp_path, 0, small_weights["autoencoder_path"]), tmp_path / "base.safetensors"
+    run("pretrain", start_path=start, data_licence="CC BY 4.0", weights_path=str(path))
+    base = load_base(path)
+    assert base.licence == "CC BY 4.0; went on from a base of: CC0"
+    assert base.scale_factor == 1.5

