@@ -176,8 +176,7 @@ def load_adapter(
     if settings["kind"] == "merged":
         network = _merged_network(weights)
     else:
-        base = load_base(base_path, autoencoder, diffusion.prediction)
-        network = adapter_network(path, weights, base)
+        network = adapter_network(path, weights, load_base(base_path, autoencoder))
     return Adapter(
         network.eval().requires_grad_(False),
         settings["classes"],

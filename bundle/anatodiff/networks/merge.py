@@ -59,7 +59,7 @@ def merge_adapter(adapter_path: str | Path, path: str | Path, base_path: str | P
         SHA-256 of the file.
     """
     adapter = load_weights(adapter_path, "adapter")
-    base = load_base(base_path, prediction=adapter.settings["diffusion"]["prediction"])
+    base = load_base(base_path)
     network = merged(adapter_network(adapter_path, adapter, base))
     settings = {
         **adapter.settings,
