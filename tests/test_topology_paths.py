@@ -88,7 +88,8 @@ def test_sorts_like_numpy(n: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (20, 20), (15, 70), (70, 15)])
 @pytest.mark.parametrize("kind", ["dense", "sparse", "integers", "nothing"])
-def test_matching_saves_what_scipy_says(shape: tuple[int, int], kind: str) -> None:
+@pytest.mark.parametrize("highest_price", [0.0, 0.3, 5.0])
+def test_matching_saves_what_scipy_says(shape: tuple[int, int], kind: str, highest_price: float) -> None:
     rng = np.random.default_rng(5)
     saving = rng.random(shape)
     if kind == "sparse":
@@ -98,11 +99,42 @@ def test_matching_saves_what_scipy_says(shape: tuple[int, int], kind: str) -> No
     elif kind == "nothing":
         saving[:] = 0
     partner = np.empty(shape[0], np.int64)
-    matching.match(saving, rng.permutation(shape[0]), partner)
+    price = highest_price * rng.random(shape[1])  # whatever the matching starts from, it must end at the best
+    matching.match(saving, rng.permutation(shape[0]), price, partner)
     rows = np.flatnonzero(partner >= 0)
     assert len(set(partner[rows])) == len(rows)
     best = saving[linear_sum_assignment(saving, maximize=True)].sum()
     assert saving[rows, partner[rows]].sum() == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 1000])
+def test_sorts_ends_of_bars_like_numpy(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for values in (
+        rng.standard_normal(n),
+        rng.integers(-2, 3, n) * 1.0,
+        np.r_[1e6, rng.random(n)],
+        rng.choice([0.0, -0.0, 5e-324, 1e308, -1e308], n),
+        np.full(n, 3.0),
+    ):
+        np.testing.assert_array_equal(values[matching.ascending(values)], np.sort(values))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 9), (40, 40), (60, 100)])
+def test_first_prices_prove_the_area_between_the_betti_curves(n: int, m: int) -> None:
+    rng = np.random.default_rng(m)
+    few, many = (np.sort(rng.random((size, 2)).round(2), axis=1) for size in (n, m))
+    saving, price = np.empty((n, m)), np.empty(m)
+    matching.fill_savings(few, many, matching.NORM_1, saving)
+    matching.first_prices(few, many, price)
+    levels = np.arange(0.005, 1, 0.01)  # between the rounded births and deaths
+    alive = [((bars[:, :1] < levels) & (levels < bars[:, 1:])).sum(axis=0) for bars in (few, many)]
+    area = 0.01 * np.abs(alive[0] - alive[1]).sum()
+    persistence = np.diff(few).sum() + np.diff(many).sum()
+    proven = persistence - price.sum() - (saving - price).max(axis=1).clip(min=0).sum()
+    least = persistence - saving[linear_sum_assignment(saving, maximize=True)].sum()
+    assert price.min() >= 0
+    assert area - 1e-9 <= proven <= least + 1e-9
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])

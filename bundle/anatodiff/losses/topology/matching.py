@@ -40,6 +40,16 @@ def direction(birth: float, death: float, norm: int) -> tuple[float, float]:
     return down, up
 
 
+@njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc", "nnan", "nsz"})
+def largest(savings: np.ndarray, price: np.ndarray) -> float:
+    """The most that savings (m,) exceed the price (m,), or 0; the order does not matter: vector instructions."""
+    best = 0.0
+    for column in range(len(price)):
+        net = savings[column] - price[column]
+        best = net if net > best else best
+    return best
+
+
 @compiled
 def search(
     saving: np.ndarray,
@@ -62,7 +72,7 @@ def search(
         saving: (n, m) float64, what each pair saves against the diagonal, not negative.
         start: the new row.
         dual: (n,) dual variables of the rows, at most 0; 0 for the new one.
-        price: (m,) dual variables of the columns, at least 0; 0 for free ones.
+        price: (m,) dual variables of the columns, at least 0.
         owner: (m,) row of each column, -1 for free ones.
         nearest: (m,) zeros; becomes the length of the way to each column that was reached.
         came_from: (m,) becomes the row before each of these.
@@ -76,6 +86,10 @@ def search(
     """
     row, length, limit, last_row, last_column = start, 0.0, 0.0, start, -1
     n_reached, n_closed, marks = 0, 0, shorter.view(np.uint64)
+    for column in range(len(price)):  # the best free column first: what is beyond it need not be reached
+        there = price[column] - saving[start, column]
+        if there < limit and owner[column] < 0:
+            limit, last_column = there, column
     while True:
         base, savings = length - dual[row], saving[row]
         # Without a branch: vector instructions. As a function of its own it took 6 % longer.
@@ -113,20 +127,92 @@ def search(
 
 
 @compiled
-def match(saving: np.ndarray, rows: np.ndarray, partner: np.ndarray) -> None:
-    """Choose pairs of the largest total saving: an assignment by shortest augmenting paths, the diagonal implicit.
+def ascending(values: np.ndarray) -> np.ndarray:
+    """Sort by buckets, then by insertion: a quarter of the time of numba's own; returns the order (n,)."""
+    n, low = len(values), values.min()
+    gap = values.max() - low
+    bucket, first, order = np.zeros(n, np.int64), np.zeros(n + 1, np.int64), np.empty(n, np.int64)
+    for i in range(n):
+        if 0.0 < gap < np.inf:
+            bucket[i] = np.int64((values[i] - low) / gap * (n - 1))
+        first[bucket[i] + 1] += 1
+    for k in range(n):
+        first[k + 1] += first[k]
+    for i in range(n):
+        order[first[bucket[i]]] = i
+        first[bucket[i]] += 1
+    for k in range(1, n):
+        i, place = order[k], k
+        while place > 0 and values[order[place - 1]] > values[i]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = i
+    return order
 
-    Args:
-        saving: (n, m) float64, what each pair saves against the diagonal, not negative.
-        rows: (n,) order in which the rows enter.
-        partner: (n,) becomes the column of each row, -1 for the diagonal.
+
+@compiled
+def first_prices(few: np.ndarray, many: np.ndarray, price: np.ndarray) -> None:
+    """Fill price (m,) of many (m, 2) with dual variables for the norm 1 that are nearly the best ones.
+
+    Any h of slope at most 1 is a dual solution: |b - b'| + |d - d'| >= (h(d) - h(b)) - (h(d') - h(b')). The best of
+    this kind climbs where few (n, 2) has more bars alive than many, falls where it has fewer, and proves that the
+    distance is at least the area between the two Betti curves.
     """
-    n, m = saving.shape
-    owner, came_from, reached = np.full(m, -1, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
-    dual, price, nearest, closed = np.zeros(n), np.zeros(m), np.zeros(m), np.empty(m)
-    way, shorter = np.empty(m), np.zeros((m + WORD - 1) // WORD * WORD, np.uint8)
-    partner[:] = -1
+    n, m = len(few), len(many)
+    ends = np.concatenate((many[:, 0], many[:, 1], few[:, 0], few[:, 1]))
+    heights, height, surplus, last = np.empty(2 * m), 0.0, 0, ends.min()
+    for end in ascending(ends):
+        height += np.sign(surplus) * (ends[end] - last)
+        last = ends[end]
+        if end < 2 * m:
+            heights[end] = height
+        surplus += 1 if m <= end < 2 * m + n else -1  # a bar of few begins or one of many ends
+    for j in range(m):
+        price[j] = max(many[j, 1] - many[j, 0] + heights[m + j] - heights[j], 0.0)
+
+
+@compiled
+def take_free(
+    saving: np.ndarray,
+    rows: np.ndarray,
+    dual: np.ndarray,
+    price: np.ndarray,
+    owner: np.ndarray,
+    partner: np.ndarray,
+) -> np.ndarray:
+    """Give each of the rows the column that is best at these prices, if it is still free; returns those left over."""
+    left, count = np.empty(len(rows), np.int64), 0
+    for i in rows:
+        best = largest(saving[i], price)
+        if best <= 0.0:
+            continue
+        dual[i] = -best
+        for j in range(len(price)):
+            if saving[i, j] - price[j] == best and owner[j] < 0:
+                owner[j], partner[i] = i, j
+                break
+        if partner[i] < 0:
+            left[count] = i
+            count += 1
+    return left[:count]
+
+
+@compiled
+def augment(
+    saving: np.ndarray,
+    rows: np.ndarray,
+    dual: np.ndarray,
+    price: np.ndarray,
+    owner: np.ndarray,
+    partner: np.ndarray,
+) -> None:
+    """Bring in each of the rows by the shortest path; the other arguments as in `search`, partner as in `match`."""
+    m = len(price)
+    came_from, reached = np.empty(m, np.int64), np.empty(m, np.int64)
+    nearest, closed, way = np.zeros(m), np.empty(m), np.empty(m)
+    shorter = np.zeros((m + WORD - 1) // WORD * WORD, np.uint8)
     for start in rows:
+        dual[start] = 0.0
         limit, row, column, n_reached, n_closed = search(
             saving, start, dual, price, owner, nearest, came_from, reached, closed, way, shorter
         )
@@ -145,6 +231,25 @@ def match(saving: np.ndarray, rows: np.ndarray, partner: np.ndarray) -> None:
             if row == start:
                 break
             row, column = came_from[left], left
+
+
+@compiled
+def match(saving: np.ndarray, rows: np.ndarray, price: np.ndarray, partner: np.ndarray) -> None:
+    """Choose pairs of the largest total saving: an assignment by shortest augmenting paths, the diagonal implicit.
+
+    Args:
+        saving: (n, m) float64, what each pair saves against the diagonal, not negative.
+        rows: (n,) order in which the rows enter.
+        price: (m,) dual variables of the columns to start from, at least 0; the better, the fewer paths.
+        partner: (n,) becomes the column of each row, -1 for the diagonal.
+    """
+    owner, dual = np.full(len(price), -1, np.int64), np.zeros(len(rows))
+    partner[:] = -1
+    augment(saving, take_free(saving, rows, dual, price, owner, partner), dual, price, owner, partner)
+    # A column that nobody took is worth nothing; one whose price says otherwise looks for a row in its turn.
+    columns = np.flatnonzero((owner < 0) & (price > 0.0))
+    if len(columns) > 0:
+        augment(saving.T.copy(), columns, -price, -dual, partner, owner)
 
 
 @compiled
@@ -177,8 +282,11 @@ def partners(points: np.ndarray, others: np.ndarray, norm: int, partner: np.ndar
         return
     saving, chosen = np.empty((n, m)), np.empty(n, np.int64)
     fill_savings(few, many, norm, saving)
+    price = np.zeros(m)
+    if norm == NORM_1:
+        first_prices(few, many, price)
     # Those that persist enter first and are displaced least.
-    match(saving, np.argsort(few[:, 0] - few[:, 1], kind="mergesort"), chosen)
+    match(saving, np.argsort(few[:, 0] - few[:, 1], kind="mergesort"), price, chosen)
     for i in range(n):
         j = chosen[i]
         if j >= 0 and saving[i, j] > 0.0:
