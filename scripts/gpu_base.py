@@ -38,7 +38,7 @@ STAGES: dict[str, dict[str, object]] = {
     },
     "decoder": {
         "batch_size": 32, "crop_size": 128, "max_epochs": 12, "epoch_length": 1000, "val_interval": 12,
-        "checkpoint_every": 500, "perceptual_layers": ["conv1_2", "conv2_2", "conv3_2"], "critic_channels": 64,
+        "checkpoint_every": 500, "critic_channels": 64,
         "critic_start": 500,
     },
     "dit": {

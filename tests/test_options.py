@@ -65,6 +65,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "pixel_norm": 1,
         "weights_path": "@new", "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images",
         "extra_share": 0.3, "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
+        "texture_weight": 0.3, "texture_patch": 8,
         "adversarial_weight": 0.5, "critic_channels": 16, "critic_levels": 2, "critic_learning_rate": 0.01,
         "critic_start": 3,
     },
@@ -105,8 +106,8 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
         return "selora", {"finetuning": "selora", "lora_rank": 4, "selora_every": 1, "selora_threshold": 1.0001}
     if option.startswith("critic_"):
         return "critic", {"adversarial_weight": 0.1}
-    if option.startswith("perceptual_"):
-        return "perceptual", {"perceptual_path": "@vgg", "perceptual_weight": 0.1}
+    if option.startswith(("perceptual_", "texture_")):
+        return "perceptual", {"perceptual_path": "@vgg", "perceptual_weight": 0.1, "texture_weight": 0.1}
     if option == "extra_share":
         return "extra", {"extra_dir": "@images"}
     if option == "domain_share":

@@ -15,6 +15,7 @@ from support import make_vgg
 
 from anatodiff.engines import CriticTraining, build_critic
 from anatodiff.losses import PerceptualLoss, ReconstructionLoss
+from anatodiff.losses.texture import gram_matrices
 from anatodiff.weights import WeightsError
 
 VGG = "vgg19_features_conv1_1-conv3_4_fp16.pth"
@@ -60,8 +61,33 @@ def test_perceptual_loss_sees_blur_where_pixels_hardly_do(shared_data: Path) -> 
     image = (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
     blurred = torch.nn.functional.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
     shaded = image + (blurred - image).square().mean().sqrt()
-    assert float(loss(blurred, image)) > 3 * float(loss(shaded, image))
-    assert float(loss(image, image)) == 0
+    errors = {name: loss(other, image) for name, other in (("blur", blurred), ("shade", shaded), ("none", image))}
+    assert all(set(found) == {"perceptual"} for found in errors.values())
+    assert float(errors["blur"]["perceptual"]) > 3 * float(errors["shade"]["perceptual"])
+    assert float(errors["none"]["perceptual"]) == 0
+
+
+def test_gram_matrices_are_those_of_each_square() -> None:
+    maps = torch.randn(2, 3, 9, 12)  # the ninth row is left over
+    found = gram_matrices(maps, 4)
+    assert found.shape == (2, 6, 3, 3)
+    square = maps[1, :, 4:8, 8:12].flatten(1)
+    torch.testing.assert_close(found[1, 5], square @ square.T / 16)
+
+
+def test_texture_counts_grain_but_not_where_each_grain_lies(shared_data: Path) -> None:
+    """With the real weights: other grain of the same kind is the same texture; the image without grain is not."""
+    loss = PerceptualLoss(shared_data / "weights" / VGG, ["conv1_2", "conv2_2"], patch=16)
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 1, 6, 6), (96, 96), mode="bicubic")
+    image, again = (smooth + 0.03 * torch.randn_like(smooth) for _ in range(2))
+    grained, bare = loss(again, image), loss(smooth, image)
+    assert float(grained["texture"]) < 0.5 * float(bare["texture"])
+    assert float(grained["perceptual"]) > 0.9 * float(bare["perceptual"])
+    assert float(loss(image, image)["texture"]) == 0
+    small = torch.rand(1, 1, 8, 8, requires_grad=True)  # smaller than a patch
+    loss(small, torch.rand(1, 1, 8, 8))["texture"].backward()
+    assert small.grad is not None and small.grad.abs().sum() > 0
 
 
 def test_perceptual_loss_says_what_it_lacks(tmp_path: Path) -> None:
@@ -75,6 +101,8 @@ def test_perceptual_loss_says_what_it_lacks(tmp_path: Path) -> None:
 def test_perceptual_weight_without_its_network_is_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="give its file as perceptual_path"):
         run("train_autoencoder", perceptual_weight=0.1)
+    with pytest.raises(ValueError, match="texture_patch is 0"):
+        run("train_autoencoder", texture_weight=0.1, texture_patch=0, perceptual_path="vgg.pth")
 
 
 def test_critic_learns_to_tell() -> None:

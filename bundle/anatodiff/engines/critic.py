@@ -50,29 +50,38 @@ def build_critic(
 
 def perceptual_loss(
     weight: float,
+    texture_weight: float,
     path: str | Path | None,
     layers: list[str],
+    patch: int,
     device: torch.device,
 ) -> PerceptualLoss | None:
-    """Read the network that the perceptual term needs.
+    """Read the network that the perceptual and the texture term need.
 
     Args:
-        weight: of the term; 0 reads none.
+        weight: of the perceptual term.
+        texture_weight: of the texture term; if both are 0 nothing is read.
         path: file of VGG-19's convolutions.
         layers: convolutions to compare.
+        patch: side of the squares whose textures are compared, in pixels.
         device: where images are.
 
     Returns:
         the loss, or None.
 
     Raises:
-        ValueError: a weight without a path.
+        ValueError: a weight without a path, or no side.
     """
-    if weight == 0:
+    if weight == 0 and texture_weight == 0:
         return None
     if path is None:
-        raise ValueError(f"perceptual_weight is {weight}, which needs VGG-19: give its file as perceptual_path, or 0")
-    return PerceptualLoss(path, layers).to(device)
+        raise ValueError(
+            f"perceptual_weight is {weight} and texture_weight {texture_weight}, which need VGG-19: give its file as "
+            "perceptual_path, or 0 to both"
+        )
+    if patch < 1:
+        raise ValueError(f"texture_patch is {patch}; give the side of a square in pixels, 16 for example")
+    return PerceptualLoss(path, layers, patch if texture_weight else 0).to(device)
 
 
 class CriticTraining:

@@ -1,4 +1,4 @@
-"""How different two images look to a network that was trained to see."""
+"""How different two images, and their textures, look to a network that was trained to see."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from anatodiff.losses.texture import texture_error
 from anatodiff.weights import WeightsError, read_weights
 
 # Convolutions of VGG-19 by their place in its list of layers; a pooling layer stands before the first of a block.
@@ -20,13 +21,14 @@ RGB = 3
 
 
 class PerceptualLoss(nn.Module):
-    """Absolute error of the feature maps of VGG-19, relative to the target's, mean over layers.
+    """Error of the feature maps of VGG-19, and of their texture, relative to the target's, mean over layers.
 
     MONAI's perceptual loss is not used: it loads its networks from the net and needs torchvision.
 
     Args:
         path: state dict of the convolutions with keys "0.weight" and so on; takes BGR of 0 to 255 less its mean.
         layers: convolutions whose rectified outputs are compared, out of `VGG19_LAYERS`.
+        patch: side in pixels of the squares whose textures are compared (`texture_error`); 0 compares none.
 
     Raises:
         WeightsError: the file is missing or lacks a layer.
@@ -37,12 +39,17 @@ class PerceptualLoss(nn.Module):
         Simonyan and Zisserman, "Very Deep Convolutional Networks", https://arxiv.org/abs/1409.1556
     """
 
-    def __init__(self, path: str | Path, layers: Sequence[str] = ("conv1_2", "conv2_2")) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        layers: Sequence[str] = ("conv1_2", "conv2_2"),
+        patch: int = 0,
+    ) -> None:
         super().__init__()
         unknown = sorted(set(layers) - set(VGG19_LAYERS))
         if unknown or not layers:
             raise ValueError(f"perceptual_layers is {list(layers)}; choose out of {', '.join(VGG19_LAYERS)}")
-        self.layers = tuple(layers)
+        self.layers, self.patch = tuple(layers), patch
         deepest = max(VGG19_LAYERS[name] for name in layers)
         tensors = read_weights(Path(path), "the convolutions of VGG-19").tensors
         self.convolutions = nn.ModuleDict()
@@ -73,9 +80,18 @@ class PerceptualLoss(nn.Module):
                 found.append(x)
         return found
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare images with targets, both (B, 1, H, W) in [0, 1]; returns a scalar."""
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compare images with targets, both (B, 1, H, W) in [0, 1]; returns the scalars "perceptual" and "texture"."""
         with torch.no_grad():
             wanted = self.maps(target)
-        pairs = zip(self.maps(input), wanted, strict=True)
-        return torch.stack([(mine - theirs).abs().mean() / theirs.abs().mean() for mine, theirs in pairs]).mean()
+        pairs = list(zip(self.maps(input), wanted, strict=True))
+        errors = [(mine - theirs).abs().mean() / theirs.abs().mean() for mine, theirs in pairs]
+        found = {"perceptual": torch.stack(errors).mean()}
+        if self.patch:
+            scales = [theirs.shape[2] / target.shape[2] for _, theirs in pairs]  # 1, 1/2 or 1/4
+            sides = [max(round(self.patch * scale), 1) for scale in scales]
+            textures = [
+                texture_error(*pair, min(side, *pair[0].shape[2:])) for pair, side in zip(pairs, sides, strict=True)
+            ]
+            found["texture"] = torch.stack(textures).mean()
+        return found

@@ -12,17 +12,18 @@ LEAST_GRADIENT = 1e-8  # of a critic that says the same of all images
 
 
 class ReconstructionLoss(nn.Module):
-    """Error of pixels and of differences, the posterior's distance from a standard normal, and two optional terms.
+    """Error of pixels and of differences, the posterior's distance from a standard normal, and three optional terms.
 
-    The optional ones keep what a mean error rubs out: how a network sees the image, and whether a critic that is
-    trained beside (`anatodiff.engines.CriticTraining`) takes it for real.
+    The optional ones keep what a mean error rubs out: how a network sees the image and its texture, and whether a
+    critic that is trained beside (`anatodiff.engines.CriticTraining`) takes it for real.
 
     Args:
         kl_weight: weight of the Kullback-Leibler divergence per latent value (Rombach et al. use 1e-6).
         edge_weight: weight of the error of horizontal and vertical differences; keeps edges sharp.
         norm: 1 for absolute errors, 2 for squared ones (the best signal-to-noise ratio).
-        perceptual: compares feature maps; None compares none.
-        perceptual_weight: its weight.
+        perceptual: compares feature maps and textures; None compares none.
+        perceptual_weight: weight of the error of the feature maps.
+        texture_weight: weight of the error of the textures.
         critic: patch discriminator; None asks none.
         adversarial_weight: size of its hinge term's gradient in the image, relative to that of all other terms, but the
             term itself never counts more than once: a critic that knows nothing yet must not be shouted.
@@ -38,6 +39,7 @@ class ReconstructionLoss(nn.Module):
         norm: int = 1,
         perceptual: PerceptualLoss | None = None,
         perceptual_weight: float = 0.0,
+        texture_weight: float = 0.0,
         critic: nn.Module | None = None,
         adversarial_weight: float = 0.0,
     ) -> None:
@@ -45,7 +47,8 @@ class ReconstructionLoss(nn.Module):
         if norm not in (1, 2):
             raise ValueError(f"pixel_norm is {norm}; choose 1 or 2")
         self.kl_weight, self.edge_weight, self.norm = kl_weight, edge_weight, norm
-        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.perceptual = perceptual
+        self.weights_seen = {"perceptual": perceptual_weight, "texture": texture_weight}
         self.critic, self.adversarial_weight = critic, adversarial_weight
         self.hinge = PatchAdversarialLoss(criterion="hinge")
         self.hears_critic = True  # `CriticTraining` has it wait for a critic that has learned something
@@ -69,7 +72,8 @@ class ReconstructionLoss(nn.Module):
             "kl": (self.kl_weight, 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()),
         }
         if self.perceptual is not None:
-            terms["perceptual"] = (self.perceptual_weight, self.perceptual(image, target))
+            seen = self.perceptual(image, target)
+            terms |= {name: (self.weights_seen[name], value) for name, value in seen.items()}
         self.parts = {name: float(value.detach()) for name, (_, value) in terms.items()}
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return loss if self.critic is None else loss + self._adversarial(image, loss)
