@@ -38,8 +38,7 @@ STAGES: dict[str, dict[str, object]] = {
     },
     "decoder": {
         "batch_size": 32, "crop_size": 128, "max_epochs": 12, "epoch_length": 1000, "val_interval": 12,
-        "checkpoint_every": 500, "critic_channels": 64,
-        "critic_start": 500,
+        "checkpoint_every": 500,
     },
     "dit": {
         "batch_size": 128, "max_epochs": 24, "epoch_length": 1000, "val_interval": 24, "checkpoint_every": 500,
