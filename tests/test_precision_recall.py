@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anatodiff.metrics import PrecisionRecall, improved_precision_recall, precision_recall
+from anatodiff.metrics import PrecisionRecall, improved_precision_recall, neighbours
 
 
 def points(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_more_neighbours_never_make_the_shares_smaller() -> None:
 def test_blocks_do_not_change_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     real, synthetic = torch.from_numpy(points(50, 3, 1)), torch.from_numpy(points(41, 3, 2, shift=0.8))
     whole = improved_precision_recall(real, synthetic)
-    monkeypatch.setattr(precision_recall, "BLOCK", 7)
+    monkeypatch.setattr(neighbours, "BLOCK", 7)
     assert improved_precision_recall(real, synthetic) == whole
 
 

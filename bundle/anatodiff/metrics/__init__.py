@@ -1,6 +1,7 @@
 """Measures of synthetic images: features in, numbers out."""
 
 from anatodiff.metrics.copies import CopyRate, copy_rate, nearest, pixel_features
+from anatodiff.metrics.density_coverage import DensityCoverage, density_coverage
 from anatodiff.metrics.features import (
     FeatureInput,
     FeatureNetwork,
@@ -14,6 +15,7 @@ from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precisi
 
 __all__ = [
     "CopyRate",
+    "DensityCoverage",
     "FeatureInput",
     "FeatureNetwork",
     "KernelDistance",
@@ -21,6 +23,7 @@ __all__ = [
     "ShippedFeatures",
     "TorchScriptFeatures",
     "copy_rate",
+    "density_coverage",
     "frechet_distance",
     "improved_precision_recall",
     "kernel_distance",

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from anatodiff.metrics.neighbours import memberships
 from anatodiff.metrics.pairs import Features, checked_pair
 
 __all__ = ["PrecisionRecall", "improved_precision_recall"]
-
-BLOCK = 512  # rows of the distance matrix in memory at a time
-# Squared distances are differences of squared lengths; by this share of the lengths two of them may differ by rounding.
-ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,5 @@ def improved_precision_recall(real: Features, synthetic: Features, k: int = 3) -
 
 
 def _share_within(samples: torch.Tensor, manifold: torch.Tensor, k: int) -> float:
-    centre = manifold.mean(dim=0)  # short vectors round least
-    samples, manifold = samples - centre, manifold - centre
-    radii = _squared_radii(manifold, k)  # (n,)
-    # A tie counts as within, so what rounding may have added is taken off first.
-    within = [(_squared_distances(block, manifold, ROUNDING) <= radii).any(dim=1) for block in samples.split(BLOCK)]
+    within = [balls.any(dim=1) for balls in memberships(samples, manifold, k)]
     return float(torch.cat(within).double().mean())
-
-
-def _squared_radii(features: torch.Tensor, k: int) -> torch.Tensor:
-    # A sample is among its own k + 1 nearest, at distance 0: leaving it out by rank or by index gives the same radius.
-    nearest = [_squared_distances(block, features).kthvalue(k + 1, dim=1).values for block in features.split(BLOCK)]
-    return torch.cat(nearest).clamp_min(0)  # (n,)
-
-
-def _squared_distances(a: torch.Tensor, b: torch.Tensor, less: float = 0.0) -> torch.Tensor:
-    lengths = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)  # (block, n)
-    return (1 - less) * lengths - 2 * a @ b.T
