@@ -1,8 +1,10 @@
 """Measures of synthetic images: features in, numbers out."""
 
+from anatodiff.metrics.authenticity import Authenticity, authenticity
 from anatodiff.metrics.cmmd import cmmd
 from anatodiff.metrics.copies import CopyRate, copy_rate, nearest, pixel_features
 from anatodiff.metrics.density_coverage import DensityCoverage, density_coverage
+from anatodiff.metrics.diversity import Diversity, ms_ssim_diversity
 from anatodiff.metrics.features import (
     FeatureInput,
     FeatureNetwork,
@@ -13,20 +15,29 @@ from anatodiff.metrics.features import (
 from anatodiff.metrics.frechet_distance import frechet_distance
 from anatodiff.metrics.frechet_infinity import FrechetInfinity, frechet_infinity
 from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
+from anatodiff.metrics.masks import MaskMeasures, mask_measures
+from anatodiff.metrics.membership import Membership, membership_inference, membership_scores
+from anatodiff.metrics.paired import PairedMeasures, paired_measures
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 from anatodiff.metrics.spectrum import RadialSpectrum, radial_spectrum, spectrum_error
 
 __all__ = [
+    "Authenticity",
     "CopyRate",
     "DensityCoverage",
+    "Diversity",
     "FeatureInput",
     "FeatureNetwork",
     "FrechetInfinity",
     "KernelDistance",
+    "MaskMeasures",
+    "Membership",
+    "PairedMeasures",
     "PrecisionRecall",
     "RadialSpectrum",
     "ShippedFeatures",
     "TorchScriptFeatures",
+    "authenticity",
     "cmmd",
     "copy_rate",
     "density_coverage",
@@ -34,7 +45,12 @@ __all__ = [
     "frechet_infinity",
     "improved_precision_recall",
     "kernel_distance",
+    "mask_measures",
+    "membership_inference",
+    "membership_scores",
+    "ms_ssim_diversity",
     "nearest",
+    "paired_measures",
     "pixel_features",
     "radial_spectrum",
     "save_features",
