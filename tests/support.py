@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "extra_share": 0.5, "critic_channels": 8, "critic_levels": 1, "critic_start": 0,
     },
     "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
-    "evaluate": {"image_size": SIZE},
+    "evaluate": {"image_size": SIZE, "nearest_k": 3},
 }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def options_for(name: str, images: Path, weights: dict[str, str], root: Path) ->
     if name == "inference":
         return {**weights, "dataset_dir": str(root / "generated")}
     if name == "evaluate":
-        places = {"dataset_dir": images, "samples_dir": images, "run_dir": root / "out", "cache_dir": root / "cache"}
+        places = {"dataset_dir": images, "generated_dir": images, "run_dir": root / "out", "cache_dir": root / "cache"}
         return {key: str(place) for key, place in places.items()}
     given = {"dataset_dir": str(images), "output_dir": str(root / "out"), "cache_dir": str(root / "cache")}
     if name != "train_autoencoder":

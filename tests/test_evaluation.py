@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from support import ROOT, SIZE, SMALL, make_features, run_bundle, run_workflow
 
 from anatodiff.autoencoders import ImageDataset
@@ -19,6 +20,7 @@ from anatodiff.metrics import (
     FeatureInput,
     ShippedFeatures,
     TorchScriptFeatures,
+    density_coverage,
     frechet_distance,
     improved_precision_recall,
     kernel_distance,
@@ -51,73 +53,113 @@ def noisy(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_numbers_are_those_of_the_metrics(measured: Measured, small_images: Path, noisy: Path, tmp_path: Path) -> None:
-    record = measured(samples_dir=str(noisy))
+    record = measured(generated_dir=str(noisy))
     datalist = make_datalist(small_images)
     n = len(datalist.train)
-    assert record["settings"]["samples"] == {"measured": n, "of": 28}
+    assert record["settings"]["samples"] == 28
     assert record["settings"]["training_images"] == {"measured": n, "of": n}
-    assert record["settings"]["held_back_images"] == 28 - n
+    assert record["settings"]["reference_images"] == 28 - n
     network = ShippedFeatures()
     assert record["settings"]["features"]["sha256"] == network.sha256
-    parts = [ImageDataset(items, SIZE, tmp_path / "again").images for items in (datalist.test, datalist.train)]
-    real, train = (network(images) for images in parts)
-    got, shares = record["measures"]["real"], improved_precision_recall(real, train)
-    assert got["kernel_distance"]["value"] == pytest.approx(kernel_distance(real, train).value, rel=1e-6)
-    assert got["frechet_distance"] == pytest.approx(frechet_distance(real, train), rel=1e-6)
-    assert (got["precision"], got["recall"]) == (shares.precision, shares.recall)
+    sets = (datalist.test, datalist.train, read_samples(noisy, SIZE, tmp_path / "again").items)
+    images = [ImageDataset(items, SIZE, tmp_path / "again").images for items in sets]
+    reference, train, ours = (network(one) for one in images)
+    metrics = record["metrics"]
+    for features, column in ((ours, "value"), (train, "real")):
+        shares, balls = improved_precision_recall(reference, features), density_coverage(reference, features, 3)
+        expected = {
+            "kid": kernel_distance(reference, features).value, "fid": frechet_distance(reference, features),
+            "precision": shares.precision, "recall": shares.recall, "density": balls.density,
+            "coverage": balls.coverage,
+        }  # fmt: skip
+        assert {name: metrics[name][column] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert metrics["kid"]["stderr"] == pytest.approx(kernel_distance(reference, ours).stderr, rel=1e-6)
+    assert metrics["fid"]["stderr"] is None
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
 
 
 def test_noise_is_farther_than_real_and_real_is_as_far_as_real(measured: Measured, noisy: Path) -> None:
-    measures = measured(samples_dir=str(noisy))["measures"]
-    ours, real = measures["synthetic"], measures["real"]
-    assert ours["kernel_distance"]["value"] > 5 * real["kernel_distance"]["value"]
-    assert ours["frechet_distance"] > 2 * real["frechet_distance"]
-    assert ours["precision"] == 0 < real["precision"]
-    again = measured()["measures"]["synthetic"]  # the real images themselves as samples
-    assert again["frechet_distance"] < 1.2 * real["frechet_distance"]
+    metrics = measured(generated_dir=str(noisy))["metrics"]
+    assert metrics["kid"]["value"] > 5 * metrics["kid"]["real"]
+    assert metrics["fid"]["value"] > 2 * metrics["fid"]["real"]
+    assert metrics["precision"]["value"] == 0 < metrics["precision"]["real"]
+    assert metrics["spectrum"]["value"] > 0.5 > 5 * metrics["spectrum"]["real"]
+    again = measured()["metrics"]["fid"]  # the real images themselves as samples
+    assert again["value"] < 1.2 * again["real"]
 
 
-def test_table_and_csv_say_the_same(measured: Measured, noisy: Path, tmp_path: Path, capfd) -> None:  # type: ignore[no-untyped-def]
-    measures = measured(samples_dir=str(noisy))["measures"]
+def test_csv_says_the_same(measured: Measured, noisy: Path, tmp_path: Path) -> None:
+    metrics = measured(generated_dir=str(noisy))["metrics"]
     with open(tmp_path / "out" / "evaluation.csv", newline="") as file:
         rows = {row["measure"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["kernel_distance", "kernel_distance_stderr", "frechet_distance", "precision", "recall"]
-    for column in ("synthetic", "real"):
-        assert float(rows["kernel_distance"][column]) == measures[column]["kernel_distance"]["value"]
-        assert float(rows["kernel_distance_stderr"][column]) == measures[column]["kernel_distance"]["stderr"]
-        assert float(rows["recall"][column]) == measures[column]["recall"]
+    assert list(rows) == list(metrics)
+    for name, row in rows.items():
+        assert float(row["value"]) == metrics[name]["value"]
+        assert float(row["real"]) == metrics[name]["real"]
+        assert row["stderr"] == ("" if metrics[name]["stderr"] is None else str(metrics[name]["stderr"]))
+        assert row["features_sha256"] == ShippedFeatures().sha256
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three folders of smooth images of one distribution, PNG in two and DICOM in one, large enough for MS-SSIM."""
+    folders, rng = [], np.random.default_rng(0)
+    for name, ending in (("generated", "dcm"), ("reference", "png"), ("train", "png")):
+        folders.append(tmp_path_factory.mktemp(name))
+        for i in range(31):
+            image = gaussian_filter(rng.standard_normal((176, 176)), 6)
+            pixels = ((image - image.min()) / (image.max() - image.min())).astype(np.float32)
+            write_radiograph(folders[-1] / f"{i:02d}.{ending}", pixels)
+    return folders
+
+
+def test_any_two_folders_of_one_distribution_are_zero_within_the_error(halves: list[Path], tmp_path: Path) -> None:
+    generated, reference, train = halves
+    done = run_bundle(
+        "evaluate.json", "--generated_dir", generated, "--reference_dir", reference, "--train_dir", train,
+        "--output_dir", tmp_path / "out", "--cache_dir", tmp_path / "cache", "--image_size", 176,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert abs(metrics["kid"]["value"]) < 3 * metrics["kid"]["stderr"]
+    assert {"fid_infinity", "ms_ssim", "cmmd", "spectrum"} < set(metrics)
+    assert metrics["spectrum"]["value"] < 0.1
+    settings = json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]
+    assert settings["training_images"] == {"measured": 31, "of": 31}
+    assert settings["reference_images"] == 31
 
 
 def test_as_a_user_runs_it(small_images: Path, noisy: Path, tmp_path: Path) -> None:
     done = run_bundle(
-        "evaluate.json", "--run_dir", tmp_path / "out", "--dataset_dir", small_images, "--samples_dir", noisy,
-        "--cache_dir", tmp_path / "cache", "--image_size", SIZE,
+        "evaluate.json", "--run_dir", tmp_path / "out", "--dataset_dir", small_images, "--generated_dir", noisy,
+        "--cache_dir", tmp_path / "cache", "--image_size", SIZE, "--nearest_k", 3,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [line.partition("evaluation: ")[2] for line in done.stdout.splitlines() if ".evaluation: " in line]
-    table = lines[1:6]
-    assert lines[0] == "against 4 held-back images:"
-    assert table[0].split() == ["24", "synthetic", "24", "real"]
+    table = lines[1:10]
+    assert lines[0] == "against 4 reference images:"
+    assert table[0].split() == ["28", "synthetic", "24", "real"]
     assert len({len(line) for line in table}) == 1
     assert "±" in table[1]
-    assert "bias" in lines[6]
+    assert "bias" in lines[10]
+    assert "fewer real images (24) than samples (28)" in lines[11]
 
 
 def test_samples_of_a_run_are_found_and_the_same_command_again_changes_nothing(run: Run, measured: Measured) -> None:
     out = run("train")
-    record = measured(samples_dir=str(out / "samples"))
-    assert record["settings"]["samples"] == {"measured": 6, "of": 6}
+    record = measured(generated_dir=str(out / "samples"))
+    assert record["settings"]["samples"] == 6
     assert record["settings"]["training_images"] == {"measured": 6, "of": 24}
     before = (out / "evaluation.json").read_bytes()
-    measured(samples_dir=str(out / "samples"))
+    measured(generated_dir=str(out / "samples"))
     assert (out / "evaluation.json").read_bytes() == before
 
 
 def test_patients_that_were_trained_on_are_not_held_back(run: Run, measured: Measured) -> None:
     out = run("train")
     with pytest.raises(ValueError, match=r"patients held back here are in the training part of .*datalist\.json; give"):
-        measured(samples_dir=str(out / "samples"), seed=5)
+        measured(generated_dir=str(out / "samples"), seed=5)
 
 
 def test_one_image_in_two_formats_counts_once(small_images: Path, tmp_path: Path) -> None:
@@ -142,15 +184,17 @@ def test_one_image_in_two_formats_counts_once(small_images: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples_dir": "@two"}, "only 2 samples, measuring with neighbours=3 needs 4; sample more$"),
-        ({"samples_dir": "@three"}, "only 3 samples.*sample more or lower neighbours"),
-        ({"test_fraction": 0.01}, "only 2 held-back images.*raise test_fraction"),
-        ({"test_fraction": 0.9, "neighbours": 5}, "only 4 training images.*more patients or lower neighbours"),
-        ({"neighbours": 0}, "neighbours is 0; give at least 1"),
-        ({"samples_dir": "nowhere"}, "nowhere: no such folder; give run_dir"),
-        ({"samples_dir": str(ROOT / "tests")}, "no DICOM, PNG, JPEG or NIfTI"),
+        ({"generated_dir": "@two"}, "only 2 samples, measuring with nearest_k=3 needs 4; sample more$"),
+        ({"generated_dir": "@three"}, "only 3 samples.*sample more or lower nearest_k"),
+        ({"test_fraction": 0.01}, "only 2 reference images.*raise test_fraction"),
+        ({"test_fraction": 0.9, "nearest_k": 5}, "only 4 training images.*more patients or lower nearest_k"),
+        ({"nearest_k": 0}, "nearest_k is 0; give at least 1"),
+        ({"reference_dir": "@three"}, "train_dir is missing: give both"),
+        ({"reference_dir": "@three", "train_dir": "@three"}, "dataset_dir is not read beside"),
+        ({"generated_dir": "nowhere"}, "nowhere: no such folder; give run_dir"),
+        ({"generated_dir": str(ROOT / "tests")}, "no DICOM, PNG, JPEG or NIfTI"),
         ({"feature_size": 32}, "read for a network of your own only"),
-        ({"features_path": "nowhere.pt"}, "nowhere.pt: no such file; give features_path"),
+        ({"feature_network": "nowhere.pt"}, "nowhere.pt: no such file; give feature_network"),
     ],
 )
 def test_errors_say_the_cure(
@@ -170,19 +214,21 @@ def test_three_images_are_enough_for_fewer_neighbours(measured: Measured, small_
     (tmp_path / "three").mkdir()
     for i in range(3):
         shutil.copy(small_images / f"image{i:02d}.png", tmp_path / "three")
-    assert measured(samples_dir=str(tmp_path / "three"), neighbours=2)["settings"]["samples"]["measured"] == 3
+    assert measured(generated_dir=str(tmp_path / "three"), nearest_k=2)["settings"]["samples"] == 3
 
 
 def test_a_network_of_the_user(measured: Measured, small_images: Path, noisy: Path, tmp_path: Path) -> None:
     path = make_features(tmp_path, seed=0)
-    record = measured(samples_dir=str(noisy), features_path=path)
+    takes = {"feature_channels": 3, "feature_mean": 0.5, "feature_std": 0.5}
+    record = measured(generated_dir=str(noisy), feature_network=path, **takes)
     network = {"name": "features0.pt", "sha256": sha256_of(path), "dimensions": 6}
     assert record["settings"]["features"] == network
-    assert record["measures"]["synthetic"]["frechet_distance"] > 2 * record["measures"]["real"]["frechet_distance"]
+    assert record["metrics"]["fid"]["value"] > 2 * record["metrics"]["fid"]["real"]
     datalist = make_datalist(small_images)
     parts = [ImageDataset(items, SIZE, tmp_path / "again").images for items in (datalist.test, datalist.train)]
-    plain = frechet_distance(*(TorchScriptFeatures(path)(images) for images in parts))
-    assert record["measures"]["real"]["frechet_distance"] == pytest.approx(plain, rel=1e-6)
+    network = TorchScriptFeatures(path, FeatureInput(3, mean=0.5, std=0.5))
+    plain = frechet_distance(*(network(images) for images in parts))
+    assert record["metrics"]["fid"]["real"] == pytest.approx(plain, rel=1e-6)
 
 
 class Means(torch.nn.Module):
@@ -207,8 +253,8 @@ def test_the_network_gets_what_the_options_say(tmp_path: Path) -> None:
     images = torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     mean = images.mean((1, 2, 3))
     plain = TorchScriptFeatures(scripted(tmp_path, Means()))(images)
-    assert plain.shape == (20, 4)
-    expected = torch.stack([2 * mean - 1] * 3 + [torch.full((20,), 16.0)], dim=1)
+    assert plain.shape == (20, 2)
+    expected = torch.stack([mean, torch.full((20,), 16.0)], dim=1)
     torch.testing.assert_close(plain, expected)
     takes = FeatureInput(channels=2, size=8, mean=[0.1, 0.2], std=(0.5, 0.25))
     other = TorchScriptFeatures(tmp_path / "network.pt", takes)(images.half())
@@ -229,7 +275,7 @@ def test_networks_that_do_not_fit_are_refused_with_the_cure(tmp_path: Path) -> N
         TorchScriptFeatures(make_features(tmp_path, seed=0), FeatureInput(channels=1))(images)
     with pytest.raises(WeightsError, match=r"makes tuple, not \(B, D\)"):
         TorchScriptFeatures(scripted(tmp_path, Pair()))(images)
-    with pytest.raises(WeightsError, match=r"makes \(3, 768\)|makes \(2304,\), not"):
+    with pytest.raises(WeightsError, match=r"makes \(3, 768\)|makes \(768,\), not"):
         TorchScriptFeatures(scripted(tmp_path, torch.nn.Flatten(0)))(images)
 
 
@@ -250,7 +296,7 @@ def test_a_file_that_is_no_torchscript_is_refused(content: bytes | str, tmp_path
     [
         ({"channels": 0}, "feature_channels is 0"),
         ({"size": 0}, "feature_size is 0"),
-        ({"mean": [0.1, 0.2]}, "feature_mean has 2 numbers for 3 channels"),
+        ({"mean": [0.1, 0.2]}, "feature_mean has 2 numbers for 1 channels"),
         ({"std": 0.0}, "feature_std is 0.0"),
     ],
 )
@@ -261,7 +307,7 @@ def test_unfit_inputs_are_refused(given: dict, message: str) -> None:
 
 def test_phantoms_stand_in_where_no_folder_is_given(noisy: Path, tmp_path: Path) -> None:
     run_workflow(
-        "evaluate", **SMALL["evaluate"], phantom_images=20, samples_dir=str(noisy), run_dir=str(tmp_path / "out"),
+        "evaluate", **SMALL["evaluate"], phantom_images=20, generated_dir=str(noisy), run_dir=str(tmp_path / "out"),
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]["held_back_images"] == 4
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]["reference_images"] == 4

@@ -26,8 +26,8 @@ from anatodiff.data import read_radiograph
 from anatodiff.weights import load_weights
 
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
-# "@images": other images, "@domains": images with domains, "@features": another network of features, "@vgg": another
-# network of the perceptual loss, "@start": an autoencoder to go on from.
+# "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
+# features, "@vgg": another network of the perceptual loss, "@start": an autoencoder to go on from.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -76,9 +76,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "formats": ["nii.gz"],
     },
     "evaluate": {
-        **{key: TRAINING[key] for key in FOLDERS}, "samples_dir": "@images", "run_dir": "@new",
-        "features_path": "@features", "feature_channels": 1, "feature_size": 32,
-        "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "neighbours": 2,
+        **{key: TRAINING[key] for key in FOLDERS}, "generated_dir": "@images", "run_dir": "@new",
+        "feature_network": "@features", "feature_channels": 1, "feature_size": 32,
+        "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "nearest_k": 2,
+        "reference_dir": "@images", "train_dir": "@images",
     },
 }  # fmt: skip
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
@@ -99,7 +100,7 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
-        return "features", {"features_path": "@features"}
+        return "features", {"feature_network": "@features", "feature_channels": 3}
     if option.startswith("lora_"):
         return "lora", {"finetuning": "lora"}
     if option.startswith("selora_"):
@@ -108,6 +109,8 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
         return "critic", {"adversarial_weight": 0.1}
     if option.startswith(("perceptual_", "texture_")):
         return "perceptual", {"perceptual_path": "@vgg", "perceptual_weight": 0.1, "texture_weight": 0.1}
+    if option in ("reference_dir", "train_dir"):
+        return "folders", {"reference_dir": "@all", "train_dir": "@all", "dataset_dir": None}
     if option == "extra_share":
         return "extra", {"extra_dir": "@images"}
     if option == "domain_share":
@@ -178,7 +181,7 @@ def content(file: Path) -> bytes:
         return read_radiograph(file).pixels.tobytes() if "samples" in file.parts else file.read_bytes()
     kinds = {"adapter": "adapter", "dit": "dit", "autoencoder": "autoencoder"}
     if file.name == "evaluation.json":
-        return json.dumps(json.loads(file.read_text())["measures"]).encode()
+        return json.dumps(json.loads(file.read_text())["metrics"]).encode()
     if file.stem not in kinds:
         return file.read_bytes()
     weights = load_weights(file, kinds[file.stem])
@@ -218,6 +221,7 @@ def test_option_changes_something(
             "@start": lambda: make_start(folder, seed),
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
+            "@all": lambda: str(small_images),
             "@domains": lambda: with_domains(small_images, folder),
         }
         return makers[value]() if isinstance(value, str) and value in makers else value

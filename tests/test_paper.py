@@ -190,10 +190,10 @@ def test_command_of_the_measures(
     out, folder = train(trained), tmp_path_factory.mktemp("features")
     in_process(
         command, run_dir=out, dataset_dir=places["dataset_dir"], cache_dir=places["cache_dir"], image_size=SIZE,
-        features_path=make_features(folder, seed=0),
+        feature_network=make_features(folder, seed=0),
     )  # fmt: skip
-    measures = json.loads((out / "evaluation.json").read_text())["measures"]["synthetic"]
-    assert {"frechet_distance", "precision", "recall"} <= set(measures)
+    measures = json.loads((out / "evaluation.json").read_text())["metrics"]
+    assert {"fid", "precision", "recall"} <= set(measures)
 
 
 def test_every_table_has_its_rows() -> None:

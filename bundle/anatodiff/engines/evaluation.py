@@ -1,4 +1,4 @@
-"""Measure samples that are there already against held-back radiographs, and real ones in their place beside them."""
+"""Measure samples that are there already against reference radiographs, and real ones in their place beside them."""
 
 from __future__ import annotations
 
@@ -6,42 +6,47 @@ import csv
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from anatodiff.autoencoders import ImageDataset
-from anatodiff.data import DatasetError
+from anatodiff.data import DatasetError, make_datalist
 from anatodiff.data.listing import IMAGE_ENDINGS
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.finish import check_writable
+from anatodiff.engines.prepare import dataset_folder
 from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import (
     FeatureInput,
     FeatureNetwork,
-    KernelDistance,
+    Measure,
     ShippedFeatures,
     TorchScriptFeatures,
-    frechet_distance,
-    improved_precision_recall,
-    kernel_distance,
+    feature_measures,
+    image_measures,
 )
 
 logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 3  # the kernel distance's jackknife leaves two
 LISTING_NAME = "datalist.json"  # what a training leaves beside its samples
+TITLES = {
+    "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
+    "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
+    "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off",
+}  # fmt: skip
 
 
 def feature_network(
     path: str | Path | None = None,
-    channels: int = 3,
+    channels: int = 1,
     size: int | None = None,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.5,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
     device: str | torch.device = "cpu",
 ) -> FeatureNetwork:
     """Choose the network whose features are compared.
@@ -66,18 +71,18 @@ def feature_network(
     if takes != FeatureInput():
         raise OptionError(
             "feature_channels, feature_size, feature_mean and feature_std are read for a network of your own only; "
-            "give features_path too, or leave them out"
+            "give feature_network too, or leave them out"
         )
     return ShippedFeatures(device=device)
 
 
-def read_samples(samples_dir: str | Path, image_size: int, cache_dir: str | Path) -> ImageDataset:
+def read_samples(generated_dir: str | Path, image_size: int, cache_dir: str | Path) -> ImageDataset:
     """Read the images of a folder as synthetic ones.
 
     Files of one name with different endings are one image, and the best is read: DICOM before PNG before the others.
 
     Args:
-        samples_dir: folder of the images; sub-folders and the contact sheet are passed over.
+        generated_dir: folder of the images; sub-folders and the contact sheet are passed over.
         image_size: side of the square images, in pixels.
         cache_dir: folder of the caches.
 
@@ -87,9 +92,11 @@ def read_samples(samples_dir: str | Path, image_size: int, cache_dir: str | Path
     Raises:
         DatasetError: the folder is missing or has no images.
     """
-    folder = Path(samples_dir)
+    folder = Path(generated_dir)
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; give run_dir a finished run or samples_dir a folder of samples")
+        raise DatasetError(
+            f"{folder}: no such folder; give run_dir a finished run or generated_dir a folder of samples"
+        )
     best: dict[str, Path] = {}
     for ending in IMAGE_ENDINGS:
         for file in sorted(folder.iterdir()):
@@ -97,57 +104,83 @@ def read_samples(samples_dir: str | Path, image_size: int, cache_dir: str | Path
             if name.endswith(ending) and not name.startswith(".") and name != SHEET_NAME and file.is_file():
                 best.setdefault(file.name[: -len(ending)], file)
     if not best:
-        raise DatasetError(f"{folder}: no DICOM, PNG, JPEG or NIfTI in this folder; give samples_dir one with samples")
+        raise DatasetError(
+            f"{folder}: no DICOM, PNG, JPEG or NIfTI in this folder; give generated_dir one with samples"
+        )
     return ImageDataset([{"image": str(best[stem]), "label": 0} for stem in sorted(best)], image_size, cache_dir)
 
 
 @dataclass(frozen=True)
-class Measures:
-    """How far a set of images is from the held-back ones.
+class RealImages:
+    """Real images of two kinds.
 
     Args:
-        kernel_distance: KID and its standard error.
-        frechet_distance: FID.
-        precision: share of the set that looks real.
-        recall: share of the held-back images that the set reaches.
+        train: what the network that made the samples was trained on.
+        reference: of other patients; what samples are measured against.
     """
 
-    kernel_distance: KernelDistance
-    frechet_distance: float
-    precision: float
-    recall: float
+    train: ImageDataset
+    reference: ImageDataset
 
-    @classmethod
-    def of(cls, held_back: torch.Tensor, features: torch.Tensor, neighbours: int) -> Measures:
-        """Measure features (n, D) against those of the held-back images (m, D)."""
-        shares = improved_precision_recall(held_back, features, neighbours)
-        distance = kernel_distance(held_back, features)
-        return cls(distance, frechet_distance(held_back, features), shares.precision, shares.recall)
 
-    def table(self) -> dict[str, float]:
-        """Return the numbers by name, in the order to show them."""
-        return {
-            "kernel_distance": self.kernel_distance.value,
-            "kernel_distance_stderr": self.kernel_distance.stderr,
-            "frechet_distance": self.frechet_distance,
-            "precision": self.precision,
-            "recall": self.recall,
-        }
+def read_real(
+    reference_dir: str | Path | None,
+    train_dir: str | Path | None,
+    dataset_dir: str | Path | None,
+    cache_dir: str | Path,
+    image_size: int,
+    test_fraction: float,
+    seed: int,
+    max_images: int | None,
+    phantom_images: int,
+) -> RealImages:
+    """Read the real images: from two folders, or from one that is split by patient as the training splits it.
+
+    Args:
+        reference_dir: folder of reference images; None takes the held-back part of `dataset_dir`.
+        train_dir: folder of training images, together with `reference_dir`.
+        dataset_dir: folder of both; None without the other two makes phantoms.
+        cache_dir: folder of the caches, and of the phantoms.
+        image_size: side of the square images, in pixels.
+        test_fraction: share of `dataset_dir` that is held back.
+        seed: of that split.
+        max_images: most images of `dataset_dir` to use.
+        phantom_images: number of phantoms.
+
+    Returns:
+        both.
+
+    Raises:
+        OptionError: one folder without the other, or all three.
+        DatasetError: a folder cannot be used.
+    """
+    folders = {"reference_dir": reference_dir, "train_dir": train_dir}
+    missing = [name for name, folder in folders.items() if folder is None]
+    if len(missing) == 1:
+        raise OptionError(f"{missing[0]} is missing: give both reference_dir and train_dir, or dataset_dir alone")
+    if not missing and dataset_dir is not None:
+        raise OptionError("dataset_dir is not read beside reference_dir and train_dir; leave it, or these two, out")
+    if missing:
+        folder = dataset_folder(None if dataset_dir is None else str(dataset_dir), cache_dir, "disease", phantom_images)
+        datalist = make_datalist(folder, test_fraction, seed, max_images)
+        items = [datalist.train, datalist.test]
+    else:
+        items = [make_datalist(folder, test_fraction=0).train for folder in (train_dir, reference_dir) if folder]
+    return RealImages(*(ImageDataset(part, image_size, cache_dir) for part in items))
 
 
 class Evaluation:
-    """Measure samples, and as many training images in their place, against the held-back images.
+    """Measure samples, and as many training images in their place, against the reference images.
 
     The second says what real images reach: a distance of the samples means little without it.
 
     Args:
         features: describes the images.
         samples: synthetic images.
-        train: training images of the same split that the samples' model was trained on.
-        test: held-back images, of patients that the training never saw.
+        real: training and reference images.
         output_dir: where the numbers go.
-        neighbours: k of precision and recall.
-        seed: of the draw of equally many samples and training images.
+        nearest_k: k of precision, recall, density and coverage.
+        seed: of the draw of as many training images as there are samples, of subsets and of pairs.
 
     Raises:
         ValueError: there are too few images of one kind, or held-back patients were trained on.
@@ -157,32 +190,31 @@ class Evaluation:
         self,
         features: FeatureNetwork,
         samples: ImageDataset,
-        train: ImageDataset,
-        test: ImageDataset,
+        real: RealImages,
         output_dir: str | Path,
-        neighbours: int = 3,
+        nearest_k: int = 5,
         seed: int = 0,
     ) -> None:
-        if neighbours < 1:
-            raise ValueError(f"neighbours is {neighbours}; give at least 1")
-        self.features, self.samples, self.train, self.test = features, samples, train, test
-        self.output_dir, self.neighbours, self.seed = Path(output_dir), neighbours, seed
+        if nearest_k < 1:
+            raise ValueError(f"nearest_k is {nearest_k}; give at least 1")
+        self.features, self.samples, self.real = features, samples, real
+        self.output_dir, self.nearest_k, self.seed = Path(output_dir), nearest_k, seed
         self._check_counts()
         self._check_unseen()
         check_writable(self.output_dir)
 
     def _check_counts(self) -> None:
-        needed = max(MIN_IMAGES, self.neighbours + 1)  # no image is its own neighbour
+        needed = max(MIN_IMAGES, self.nearest_k + 1)  # no image is its own neighbour
         cures = {
             "samples": (self.samples, "sample more"),
-            "training images": (self.train, "give more patients"),
-            "held-back images": (self.test, "raise test_fraction or give more patients"),
+            "training images": (self.real.train, "give more patients"),
+            "reference images": (self.real.reference, "raise test_fraction or give more patients"),
         }
         for name, (images, cure) in cures.items():
             if len(images) < needed:
-                lower = " or lower neighbours" if len(images) >= MIN_IMAGES else ""
+                lower = " or lower nearest_k" if len(images) >= MIN_IMAGES else ""
                 raise ValueError(
-                    f"only {len(images)} {name}, measuring with neighbours={self.neighbours} needs {needed}; "
+                    f"only {len(images)} {name}, measuring with nearest_k={self.nearest_k} needs {needed}; "
                     f"{cure}{lower}"
                 )
 
@@ -193,7 +225,7 @@ class Evaluation:
             trained = {row["patient"] for row in json.loads(listing.read_text())["train"]}
         except (OSError, ValueError, KeyError, TypeError):  # none there, or a file of that name that no training wrote
             return
-        held_back = {row["patient"] for row in self.test.items}
+        held_back = {row["patient"] for row in self.real.reference.items}
         if trained & held_back:
             raise ValueError(
                 f"{len(trained & held_back)} of {len(held_back)} patients held back here are in the training part of "
@@ -201,74 +233,84 @@ class Evaluation:
             )
 
     def run(self) -> None:
-        """Write `evaluation.json` and `evaluation.csv`, and log a table."""
-        n = min(len(self.samples), len(self.train))
-        sets = (
-            self.test.images,
-            self._drawn(self.samples, n, "samples"),
-            self._drawn(self.train, n, "training images"),
-        )
-        held_back, samples, train = (self.features(images) for images in sets)
-        synthetic = Measures.of(held_back, samples, self.neighbours)
-        real = Measures.of(held_back, train, self.neighbours)
-        self._write(synthetic, real, n, held_back.shape[1])
-        for line in compared(synthetic, real, n, len(self.test)).splitlines():
+        """Write `metrics.json`, `evaluation.json` and `evaluation.csv`, and log a table."""
+        reference = self.real.reference.images  # (m, 1, H, H)
+        train = self._drawn(self.real.train, len(self.samples))  # (at most n, 1, H, H)
+        described = self.features(reference)  # (m, D)
+        sets = []
+        for images in (self.samples.images, train):
+            by_features = feature_measures(described, self.features(images), self.nearest_k, self.seed)
+            sets.append(by_features | image_measures(reference, images, self.seed))
+        synthetic, real = sets
+        self._write(synthetic, real, len(train), described.shape[1])
+        counts = (len(self.samples), len(train), len(reference))
+        for line in compared(synthetic, real, *counts).splitlines():
             logger.info(line)
-        logger.info("wrote evaluation.json and evaluation.csv to %s", self.output_dir)
+        logger.info("wrote metrics.json, evaluation.json and evaluation.csv to %s", self.output_dir)
 
-    def _drawn(self, images: ImageDataset, n: int, what: str) -> torch.Tensor:
-        order = torch.randperm(len(images), generator=generator(self.seed, 0, f"evaluated {what}"))
-        return images.images[order[:n].sort().values]  # (n, 1, H, W)
+    def _drawn(self, images: ImageDataset, n: int) -> torch.Tensor:
+        order = torch.randperm(len(images), generator=generator(self.seed, 0, "evaluated training images"))
+        return images.images[order[:n].sort().values]  # (at most n, 1, H, H)
 
-    def _write(self, synthetic: Measures, real: Measures, n: int, dimensions: int) -> None:
-        network = {
-            "name": self.features.name,
-            "sha256": self.features.sha256,
-            "dimensions": dimensions,
+    def _write(self, synthetic: dict[str, Measure], real: dict[str, Measure], drawn: int, dimensions: int) -> None:
+        network = {"name": self.features.name, "sha256": self.features.sha256, "dimensions": dimensions}
+        metrics = {
+            name: {"value": measure.value, "stderr": measure.stderr, "real": real[name].value if name in real else None}
+            for name, measure in synthetic.items()
         }
-        record = {
-            "settings": {
-                "features": network,
-                "samples": {"measured": n, "of": len(self.samples)},
-                "training_images": {"measured": n, "of": len(self.train)},
-                "held_back_images": len(self.test),
-                "neighbours": self.neighbours,
-                "seed": self.seed,
-            },
-            "measures": {"synthetic": asdict(synthetic), "real": asdict(real)},
+        settings = {
+            "features": network,
+            "samples": len(self.samples),
+            "training_images": {"measured": drawn, "of": len(self.real.train)},
+            "reference_images": len(self.real.reference),
+            "nearest_k": self.nearest_k,
+            "seed": self.seed,
         }
-        with replaced_when_whole(self.output_dir / "evaluation.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
+        errors = {name: measure.stderr for name, measure in real.items()}
+        record = {"settings": settings, "metrics": metrics, "stderr_of_real": errors}
+        for name, content in (("metrics.json", metrics), ("evaluation.json", record)):
+            with replaced_when_whole(self.output_dir / name) as temporary:
+                temporary.write_text(json.dumps(content, indent=1))
         with (
             replaced_when_whole(self.output_dir / "evaluation.csv") as temporary,
             open(temporary, "w", newline="") as file,
         ):
             table = csv.writer(file)
-            table.writerow(["measure", "synthetic", "real"])
-            for (name, ours), theirs in zip(synthetic.table().items(), real.table().values(), strict=True):
-                table.writerow([name, ours, theirs])
+            table.writerow(["measure", "value", "stderr", "real", "features_sha256"])
+            table.writerows([name, *row.values(), network["sha256"]] for name, row in metrics.items())
 
 
-def compared(synthetic: Measures, real: Measures, n: int, held_back: int) -> str:
+def compared(
+    synthetic: dict[str, Measure],
+    real: dict[str, Measure],
+    samples: int,
+    training: int,
+    reference: int,
+) -> str:
     """Lay two sets of measures side by side.
 
     Args:
         synthetic: of the samples.
-        real: of as many training images.
-        n: images in each of the two.
-        held_back: images that both were measured against.
+        real: of training images in their place.
+        samples: how many were measured.
+        training: how many were measured.
+        reference: images that both were measured against.
 
     Returns:
         a table and how to read it.
     """
-    rows = [("", f"{n} synthetic", f"{n} real")]
-    distances = [f"{m.kernel_distance.value:.3g} ± {m.kernel_distance.stderr:.2g}" for m in (synthetic, real)]
-    rows.append(("kernel distance (KID)", distances[0], distances[1]))
-    rows.append(("Frechet distance (FID)", f"{synthetic.frechet_distance:.4g}", f"{real.frechet_distance:.4g}"))
-    rows.append(("improved precision", f"{synthetic.precision:.2f}", f"{real.precision:.2f}"))
-    rows.append(("improved recall", f"{synthetic.recall:.2f}", f"{real.recall:.2f}"))
+    rows = [("", f"{samples} synthetic", f"{training} real")]
+    rows += [(TITLES[name], _shown(synthetic[name]), _shown(real.get(name))) for name in synthetic]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"against {held_back} held-back images:"]
+    lines = [f"against {reference} reference images:"]
     lines += [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
     lines.append("read FID only beside that of the real images: with so few it is mostly bias")
+    if training < samples:
+        lines.append(f"and not even then: there are fewer real images ({training}) than samples ({samples})")
     return "\n".join(lines)
+
+
+def _shown(measure: Measure | None) -> str:
+    if measure is None:
+        return "-"
+    return f"{measure.value:.3g}" + ("" if measure.stderr is None else f" ± {measure.stderr:.2g}")

@@ -38,7 +38,7 @@ MONAI_PARTS = {
 }
 # Read only by the defaults of other paths: giving those on the command line must not make it unknown.
 PLACES = {"run_dir"}
-READERS_OF_PLACES = {"adapter_path", "samples_dir"}  # options whose defaults do
+READERS_OF_PLACES = {"adapter_path", "generated_dir"}  # options whose defaults do
 LONGEST_WAIT = timedelta(days=1)
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")

@@ -20,6 +20,7 @@ from anatodiff.metrics.membership import Membership, membership_inference, membe
 from anatodiff.metrics.paired import PairedMeasures, paired_measures
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 from anatodiff.metrics.spectrum import RadialSpectrum, radial_spectrum, spectrum_error
+from anatodiff.metrics.summary import Measure, feature_measures, image_measures
 
 __all__ = [
     "Authenticity",
@@ -31,6 +32,7 @@ __all__ = [
     "FrechetInfinity",
     "KernelDistance",
     "MaskMeasures",
+    "Measure",
     "Membership",
     "PairedMeasures",
     "PrecisionRecall",
@@ -41,8 +43,10 @@ __all__ = [
     "cmmd",
     "copy_rate",
     "density_coverage",
+    "feature_measures",
     "frechet_distance",
     "frechet_infinity",
+    "image_measures",
     "improved_precision_recall",
     "kernel_distance",
     "mask_measures",

@@ -42,10 +42,10 @@ class FeatureInput:
         std: what they are then divided by, one number or one per channel.
     """
 
-    channels: int = 3
+    channels: int = 1
     size: int | None = None
-    mean: float | Sequence[float] = 0.5
-    std: float | Sequence[float] = 0.5
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
 
     def __post_init__(self) -> None:
         if self.channels < 1:
@@ -117,7 +117,7 @@ class TorchScriptFeatures:
     def __init__(self, path: str | Path, takes: FeatureInput | None = None, device: str | torch.device = "cpu") -> None:
         path = Path(path)
         if not path.is_file():
-            raise WeightsError(f"{path}: no such file; give features_path a TorchScript file, or null for our own")
+            raise WeightsError(f"{path}: no such file; give feature_network a TorchScript file, or null for our own")
         try:
             self.network = torch.jit.load(str(path), map_location=torch.device(device)).eval()
         except RuntimeError as error:
