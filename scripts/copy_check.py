@@ -3,8 +3,8 @@
     python scripts/copy_check.py --train_dir /data/varied --held_out_dir /data/others --start_class "chest radiograph"
 
 For each sample the nearest training image, by pixels at 64 x 64 and by the shipped features, mirrored ones too. What is
-nearer than every held-out image of another patient in either view counts as a copy. Training images with noise, shifted
-by three pixels, and mirrored must count as copies, else the check proves nothing.
+nearer than every held-out image of another patient in either view counts as a copy. Training images as they are, with
+noise, mirrored, shifted and cropped by some pixels must count as copies, else the check proves nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ import torch
 
 from anatodiff.autoencoders import ImageDataset, load_autoencoder
 from anatodiff.data import DatasetError, make_datalist
-from anatodiff.diffusion import normal
 from anatodiff.engines import SamplingInferer, sample
 from anatodiff.engines.pictures import save_grid
-from anatodiff.metrics import ShippedFeatures, copy_rate, nearest, pixel_features
+from anatodiff.metrics import CopyDetector, ShippedFeatures, copy_rate, pixel_features, planted_copies
 from anatodiff.networks import load_base
 from anatodiff.weights import WeightsError
 
-NOISE = 0.03
-SHIFT = 3  # pixels
 CONTROLS = 100
 CAUGHT = 0.95  # of the controls, or the check proves nothing
 PAIRS = 8
@@ -35,16 +32,6 @@ def images_of(folder: Path, cache_dir: Path, size: int) -> torch.Tensor:
     """Read all images of a folder, (N, 1, size, size)."""
     datalist = make_datalist(folder, test_fraction=0)
     return ImageDataset(datalist.train, size, cache_dir).images.float()
-
-
-def controls_of(images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Make copies that must be caught, of images (N, 1, H, W)."""
-    noise = normal(tuple(images.shape), 0, 0, "copy check")
-    return {
-        "with noise": (images + NOISE * noise).clamp(0, 1),
-        "shifted": images.roll((SHIFT, SHIFT), dims=(2, 3)),
-        "mirrored": images.flip(3),
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,27 +71,23 @@ def check(options: argparse.Namespace) -> int:
     inferer = SamplingInferer(base.diffusion.build(), autoencoder, base.scale_factor, steps=options.sampling_steps)
     labels = torch.full((options.samples,), base.label_of(options.start_class))
     samples = sample(base.network, inferer, labels, 16, torch.device("cpu"))  # (N, 1, H, W)
-    controls = controls_of(train[:: max(1, len(train) // CONTROLS)])
-    sets = {"samples": samples, **{f"control, {name}": images for name, images in controls.items()}}
-    copied = {name: torch.zeros(len(images), dtype=torch.bool) for name, images in sets.items()}
-    shown = None
+    detector = CopyDetector(train, held_out, {"pixels": pixel_features, "features": ShippedFeatures()})
+    controls = planted_copies(train[:: max(1, len(train) // CONTROLS)])
+    found = {"samples": detector(samples)}
+    found |= {f"control, {name}": detector(images) for name, images in controls.items()}
     print("| view | images | nearer than any held-out |\n| --- | --- | --- |")
-    for view, describe in (("pixels", pixel_features), ("features", ShippedFeatures())):
-        known = torch.cat([describe(train), describe(train.flip(3))])  # (2M, D)
-        threshold = nearest(describe(held_out), known)[0].max()
-        for name, images in sets.items():
-            similarity, index = nearest(describe(images), known)  # (N,)
-            print(row(f"{view}, beyond {float(threshold):.3f}", name, similarity > threshold))
-            copied[name] |= similarity > threshold
-            if name == "samples" and shown is None:
-                worst = similarity.topk(min(PAIRS, len(similarity))).indices
-                shown = (images[worst], torch.cat([train, train.flip(3)])[index[worst]])
-    for name, flags in copied.items():
-        print(row("either", name, flags))
-    clean = copy_rate(copied.pop("samples")).low <= 1 / len(held_out)  # what one more held-out image would be by chance
-    holds = all(float(flags.float().mean()) >= CAUGHT for flags in copied.values())
-    if options.picture is not None and shown is not None:
-        save_grid(options.picture, [list(row) for row in shown], ["samples nearest to a training image", "that image"])
+    for view, limit in detector.largest.items():
+        for name, search in found.items():
+            print(row(f"{view}, beyond {limit:.3f}", name, search.similarity[view] > limit))
+    for name, search in found.items():
+        print(row("either", name, search.copied))
+    ours = found.pop("samples")
+    clean = copy_rate(ours.copied).low <= 1 / len(held_out)  # what one more held-out image would be by chance
+    holds = all(float(search.copied.float().mean()) >= CAUGHT for search in found.values())
+    if options.picture is not None:
+        worst = ours.similarity["pixels"].topk(min(PAIRS, len(samples))).indices
+        pairs = [list(samples[worst]), list(train[ours.index["pixels"][worst]])]
+        save_grid(options.picture, pairs, ["samples nearest to a training image", "that image"])
     print("no copies found" if clean else "COPIES FOUND", "" if holds else "(BUT THE CONTROLS WERE NOT CAUGHT)")
     return 0 if clean and holds else 1
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 from support import ROOT
 
-from anatodiff.metrics import copy_rate, nearest, pixel_features
+from anatodiff.metrics import CopyDetector, copy_rate, nearest, pixel_features, planted_copies
 
 
 def pictures(n: int, seed: int, size: int = 64) -> torch.Tensor:
@@ -43,6 +43,35 @@ def test_rate_has_an_exact_interval() -> None:
     np.testing.assert_allclose([rate.low, rate.high], ends, rtol=1e-6)
 
 
+def test_detector_finds_every_kind_of_copy_and_no_new_image() -> None:
+    training, held_out, fresh = (
+        pictures(40, seed=0, size=96),
+        pictures(60, seed=1, size=96),
+        pictures(60, seed=2, size=96),
+    )
+    detector = CopyDetector(training, held_out, {"pixels": pixel_features})
+    for name, images in planted_copies(training).items():
+        found = detector(images)
+        assert found.copied.all(), name
+        assert found.index["pixels"].tolist() == list(range(40)), name
+        assert found.mirrored["pixels"].all() == (name == "mirrored"), name
+    assert not detector.held_out.copied.any()
+    assert int(detector.held_out.suspicious.sum()) == 3  # of 60
+    new = detector(fresh)
+    assert float(new.copied.float().mean()) < 0.1
+    assert (new.suspicious | ~new.copied).all()
+
+
+def test_one_view_is_enough_for_a_copy() -> None:
+    training, held_out = pictures(10, seed=0), pictures(10, seed=1)
+    views = {"pixels": pixel_features, "nothing": lambda images: torch.ones(len(images), 2)}
+    found = CopyDetector(training, held_out, views)(training)
+    assert found.copied.all()
+    assert not (found.similarity["nothing"] > 1).any()
+    with pytest.raises(ValueError, match="0 held-out images"):
+        CopyDetector(training, held_out[:0], views)
+
+
 def test_program_catches_its_controls_and_clears_an_untrained_base(
     small_weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -62,7 +91,7 @@ def test_program_catches_its_controls_and_clears_an_untrained_base(
     code = main([str(argument) for argument in arguments])
     out = capsys.readouterr().out
     controls = [line for line in out.splitlines() if "| either | control" in line]
-    assert len(controls) == 3
+    assert len(controls) == 5
     assert all("| 100.0 % (" in line for line in controls)
     assert "| either | samples | 0.0 % (0.0 to " in out
     assert (tmp_path / "worst.png").is_file()

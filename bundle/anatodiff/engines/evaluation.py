@@ -17,6 +17,7 @@ from anatodiff.data.listing import IMAGE_ENDINGS
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.finish import check_writable
 from anatodiff.engines.prepare import dataset_folder
+from anatodiff.engines.privacy import examine, write_privacy
 from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
 from anatodiff.files import replaced_when_whole
@@ -37,7 +38,9 @@ LISTING_NAME = "datalist.json"  # what a training leaves beside its samples
 TITLES = {
     "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
     "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
-    "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off",
+    "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off", "copy_rate": "copies",
+    "suspicious_rate": "suspiciously near", "authenticity": "authenticity", "membership_auc": "membership, AUC",
+    "membership_tpr": "members found at 1 %",
 }  # fmt: skip
 
 
@@ -172,7 +175,8 @@ def read_real(
 class Evaluation:
     """Measure samples, and as many training images in their place, against the reference images.
 
-    The second says what real images reach: a distance of the samples means little without it.
+    The second says what real images reach: a distance of the samples means little without it. Then search the samples
+    for copies of training images; there, the reference images take their place.
 
     Args:
         features: describes the images.
@@ -233,7 +237,7 @@ class Evaluation:
             )
 
     def run(self) -> None:
-        """Write `metrics.json`, `evaluation.json` and `evaluation.csv`, and log a table."""
+        """Write `metrics.json`, `evaluation.json`, `evaluation.csv` and what belongs to `privacy.json`; log a table."""
         reference = self.real.reference.images  # (m, 1, H, H)
         train = self._drawn(self.real.train, len(self.samples))  # (at most n, 1, H, H)
         described = self.features(reference)  # (m, D)
@@ -241,12 +245,18 @@ class Evaluation:
         for images in (self.samples.images, train):
             by_features = feature_measures(described, self.features(images), self.nearest_k, self.seed)
             sets.append(by_features | image_measures(reference, images, self.seed))
-        synthetic, real = sets
+        privacy = examine(self.features, self.samples.images, self.real.train.images, reference, self.seed)
+        synthetic, real = (quality | given for quality, given in zip(sets, privacy.measures(), strict=True))
+        write_privacy(privacy, self.output_dir, self.samples, self.real.train)
         self._write(synthetic, real, len(train), described.shape[1])
         counts = (len(self.samples), len(train), len(reference))
         for line in compared(synthetic, real, *counts).splitlines():
             logger.info(line)
-        logger.info("wrote metrics.json, evaluation.json and evaluation.csv to %s", self.output_dir)
+        (logger.info if privacy.clean else logger.warning)(privacy.verdict())
+        logger.info(
+            "wrote metrics.json, evaluation.json, evaluation.csv, privacy.json and worst_pairs.png to %s",
+            self.output_dir,
+        )
 
     def _drawn(self, images: ImageDataset, n: int) -> torch.Tensor:
         order = torch.randperm(len(images), generator=generator(self.seed, 0, "evaluated training images"))

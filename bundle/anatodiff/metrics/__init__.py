@@ -3,6 +3,7 @@
 from anatodiff.metrics.authenticity import Authenticity, authenticity
 from anatodiff.metrics.cmmd import cmmd
 from anatodiff.metrics.copies import CopyRate, copy_rate, nearest, pixel_features
+from anatodiff.metrics.copy_detector import CopyDetector, CopySearch, planted_copies
 from anatodiff.metrics.density_coverage import DensityCoverage, density_coverage
 from anatodiff.metrics.diversity import Diversity, ms_ssim_diversity
 from anatodiff.metrics.features import (
@@ -20,11 +21,13 @@ from anatodiff.metrics.membership import Membership, membership_inference, membe
 from anatodiff.metrics.paired import PairedMeasures, paired_measures
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 from anatodiff.metrics.spectrum import RadialSpectrum, radial_spectrum, spectrum_error
-from anatodiff.metrics.summary import Measure, feature_measures, image_measures
+from anatodiff.metrics.summary import Measure, feature_measures, image_measures, share_measure
 
 __all__ = [
     "Authenticity",
+    "CopyDetector",
     "CopyRate",
+    "CopySearch",
     "DensityCoverage",
     "Diversity",
     "FeatureInput",
@@ -56,7 +59,9 @@ __all__ = [
     "nearest",
     "paired_measures",
     "pixel_features",
+    "planted_copies",
     "radial_spectrum",
     "save_features",
+    "share_measure",
     "spectrum_error",
 ]

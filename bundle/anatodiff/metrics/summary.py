@@ -16,7 +16,7 @@ from anatodiff.metrics.kernel_distance import kernel_distance
 from anatodiff.metrics.precision_recall import improved_precision_recall
 from anatodiff.metrics.spectrum import radial_spectrum, spectrum_error
 
-__all__ = ["Measure", "feature_measures", "image_measures"]
+__all__ = ["Measure", "feature_measures", "image_measures", "share_measure"]
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def feature_measures(
     found["cmmd"] = Measure(gaussian.value, gaussian.stderr)
     manifold = improved_precision_recall(reference, features, nearest_k)
     balls = density_coverage(reference, features, nearest_k)
-    found["precision"] = _share(manifold.precision, len(features))
-    found["recall"] = _share(manifold.recall, len(reference))
+    found["precision"] = share_measure(manifold.precision, len(features))
+    found["recall"] = share_measure(manifold.recall, len(reference))
     found["density"] = Measure(balls.density)
-    found["coverage"] = _share(balls.coverage, len(reference))
+    found["coverage"] = share_measure(balls.coverage, len(reference))
     return found
 
 
@@ -86,7 +86,8 @@ def image_measures(reference: torch.Tensor, images: torch.Tensor, seed: int = 0)
     return found
 
 
-def _share(value: float, of: int) -> Measure:
+def share_measure(value: float, of: int) -> Measure:
+    """Return a share of so many with its binomial error."""
     # With two successes and two failures more (Agresti and Coull): none of 50 is not "0 without an error".
     p, n = (value * of + 2) / (of + 4), of + 4
     return Measure(value, (p * (1 - p) / n) ** 0.5)
