@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from anatodiff.diffusion.draws import generator
 from anatodiff.engines.finish import check_writable
 from anatodiff.engines.prepare import dataset_folder
 from anatodiff.engines.privacy import examine, write_privacy
+from anatodiff.engines.report import TITLES, Evaluated, write_report
 from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
 from anatodiff.files import replaced_when_whole
@@ -35,13 +37,6 @@ logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 3  # the kernel distance's jackknife leaves two
 LISTING_NAME = "datalist.json"  # what a training leaves beside its samples
-TITLES = {
-    "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
-    "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
-    "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off", "copy_rate": "copies",
-    "suspicious_rate": "suspiciously near", "authenticity": "authenticity", "membership_auc": "membership, AUC",
-    "membership_tpr": "members found at 1 %",
-}  # fmt: skip
 
 
 def feature_network(
@@ -237,44 +232,53 @@ class Evaluation:
             )
 
     def run(self) -> None:
-        """Write `metrics.json`, `evaluation.json`, `evaluation.csv` and what belongs to `privacy.json`; log a table."""
-        reference = self.real.reference.images  # (m, 1, H, H)
-        train = self._drawn(self.real.train, len(self.samples))  # (at most n, 1, H, H)
-        described = self.features(reference)  # (m, D)
+        """Write the numbers (JSON, CSV), what was found of copies, and the report; log a table."""
+        images = {
+            "real": self.real.reference.images,
+            "training": self._drawn(self.real.train, len(self.samples)),
+            "synthetic": self.samples.images,
+        }  # (m, 1, H, H), (at most n, 1, H, H), (n, 1, H, H)
+        features = {name: self.features(batch) for name, batch in images.items()}  # (m, D) and so on
+        privacy = examine(self.features, self.samples.images, self.real.train.images, images["real"], self.seed)
         sets = []
-        for images in (self.samples.images, train):
-            by_features = feature_measures(described, self.features(images), self.nearest_k, self.seed)
-            sets.append(by_features | image_measures(reference, images, self.seed))
-        privacy = examine(self.features, self.samples.images, self.real.train.images, reference, self.seed)
-        synthetic, real = (quality | given for quality, given in zip(sets, privacy.measures(), strict=True))
+        for name, given in zip(("synthetic", "training"), privacy.measures(), strict=True):
+            by_features = feature_measures(features["real"], features[name], self.nearest_k, self.seed)
+            sets.append(by_features | image_measures(images["real"], images[name], self.seed) | given)
+        synthetic, real = sets
+        settings = self._settings(len(images["training"]), features["real"].shape[1])
+        self._write(synthetic, real, settings)
         write_privacy(privacy, self.output_dir, self.samples, self.real.train)
-        self._write(synthetic, real, len(train), described.shape[1])
-        counts = (len(self.samples), len(train), len(reference))
+        images["all training"] = self.real.train.images
+        run_dir = Path(self.samples.items[0]["image"]).parent.parent
+        found = Evaluated(images, features, synthetic, real, privacy, settings, run_dir)
+        write_report(self.output_dir / "report.html", found)
+        counts = (len(self.samples), len(images["training"]), len(images["real"]))
         for line in compared(synthetic, real, *counts).splitlines():
             logger.info(line)
         (logger.info if privacy.clean else logger.warning)(privacy.verdict())
-        logger.info(
-            "wrote metrics.json, evaluation.json, evaluation.csv, privacy.json and worst_pairs.png to %s",
-            self.output_dir,
-        )
+        logger.info("wrote report.html, metrics.json, evaluation.json and .csv, privacy.json to %s", self.output_dir)
 
     def _drawn(self, images: ImageDataset, n: int) -> torch.Tensor:
         order = torch.randperm(len(images), generator=generator(self.seed, 0, "evaluated training images"))
         return images.images[order[:n].sort().values]  # (at most n, 1, H, H)
 
-    def _write(self, synthetic: dict[str, Measure], real: dict[str, Measure], drawn: int, dimensions: int) -> None:
-        network = {"name": self.features.name, "sha256": self.features.sha256, "dimensions": dimensions}
-        metrics = {
-            name: {"value": measure.value, "stderr": measure.stderr, "real": real[name].value if name in real else None}
-            for name, measure in synthetic.items()
-        }
-        settings = {
-            "features": network,
+    def _settings(self, drawn: int, dimensions: int) -> dict[str, Any]:
+        return {
+            "features": {"name": self.features.name, "sha256": self.features.sha256, "dimensions": dimensions},
             "samples": len(self.samples),
             "training_images": {"measured": drawn, "of": len(self.real.train)},
             "reference_images": len(self.real.reference),
             "nearest_k": self.nearest_k,
             "seed": self.seed,
+            "images_sha256": {
+                "samples": self.samples.key, "training": self.real.train.key, "reference": self.real.reference.key,
+            },
+        }  # fmt: skip
+
+    def _write(self, synthetic: dict[str, Measure], real: dict[str, Measure], settings: dict[str, Any]) -> None:
+        metrics = {
+            name: {"value": measure.value, "stderr": measure.stderr, "real": real[name].value if name in real else None}
+            for name, measure in synthetic.items()
         }
         errors = {name: measure.stderr for name, measure in real.items()}
         record = {"settings": settings, "metrics": metrics, "stderr_of_real": errors}
@@ -287,7 +291,7 @@ class Evaluation:
         ):
             table = csv.writer(file)
             table.writerow(["measure", "value", "stderr", "real", "features_sha256"])
-            table.writerows([name, *row.values(), network["sha256"]] for name, row in metrics.items())
+            table.writerows([name, *row.values(), settings["features"]["sha256"]] for name, row in metrics.items())
 
 
 def compared(
