@@ -14,7 +14,7 @@ from support import ROOT, SIZE, SMALL, make_features, run_bundle, run_workflow
 
 from anatodiff.autoencoders import ImageDataset
 from anatodiff.data import make_datalist, read_radiograph, write_radiograph
-from anatodiff.engines.evaluation import read_samples
+from anatodiff.engines.evaluation_inputs import read_samples
 from anatodiff.files import sha256_of
 from anatodiff.metrics import (
     FeatureInput,

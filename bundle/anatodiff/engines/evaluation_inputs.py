@@ -1,0 +1,145 @@
+"""What an evaluation reads: the network of features, the samples, and real images of two kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anatodiff.autoencoders import ImageDataset
+from anatodiff.data import DatasetError, make_datalist
+from anatodiff.data.listing import IMAGE_ENDINGS
+from anatodiff.engines.prepare import dataset_folder
+from anatodiff.engines.sampling import SHEET_NAME
+from anatodiff.engines.workflow import OptionError
+from anatodiff.metrics import FeatureInput, FeatureNetwork, ShippedFeatures, TorchScriptFeatures
+
+
+def feature_network(
+    path: str | Path | None = None,
+    channels: int = 1,
+    size: int | None = None,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    device: str | torch.device = "cpu",
+) -> FeatureNetwork:
+    """Choose the network whose features are compared.
+
+    Args:
+        path: TorchScript file; None takes the EfficientNet-Lite0 that ships.
+        channels: of the TorchScript network's input.
+        size: side of its input, pixels; None leaves the images as they are.
+        mean: taken from values in [0, 1] before it.
+        std: what they are then divided by.
+        device: where to compute.
+
+    Returns:
+        the network.
+
+    Raises:
+        OptionError: an option is given that the chosen network does not read.
+    """
+    takes = FeatureInput(channels, size, mean, std)
+    if path is not None:
+        return TorchScriptFeatures(path, takes, device)
+    if takes != FeatureInput():
+        raise OptionError(
+            "feature_channels, feature_size, feature_mean and feature_std are read for a network of your own only; "
+            "give feature_network too, or leave them out"
+        )
+    return ShippedFeatures(device=device)
+
+
+def read_samples(generated_dir: str | Path, image_size: int, cache_dir: str | Path) -> ImageDataset:
+    """Read the images of a folder as synthetic ones.
+
+    Files of one name with different endings are one image, and the best is read: DICOM before PNG before the others.
+
+    Args:
+        generated_dir: folder of the images; sub-folders and the contact sheet are passed over.
+        image_size: side of the square images, in pixels.
+        cache_dir: folder of the caches.
+
+    Returns:
+        the images, in the order of their names.
+
+    Raises:
+        DatasetError: the folder is missing or has no images.
+    """
+    folder = Path(generated_dir)
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder}: no such folder; give run_dir a finished run or generated_dir a folder of samples"
+        )
+    best: dict[str, Path] = {}
+    for ending in IMAGE_ENDINGS:
+        for file in sorted(folder.iterdir()):
+            name = file.name.lower()
+            if name.endswith(ending) and not name.startswith(".") and name != SHEET_NAME and file.is_file():
+                best.setdefault(file.name[: -len(ending)], file)
+    if not best:
+        raise DatasetError(
+            f"{folder}: no DICOM, PNG, JPEG or NIfTI in this folder; give generated_dir one with samples"
+        )
+    return ImageDataset([{"image": str(best[stem]), "label": 0} for stem in sorted(best)], image_size, cache_dir)
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images of two kinds.
+
+    Args:
+        train: what the network that made the samples was trained on.
+        reference: of other patients; what samples are measured against.
+    """
+
+    train: ImageDataset
+    reference: ImageDataset
+
+
+def read_real(
+    reference_dir: str | Path | None,
+    train_dir: str | Path | None,
+    dataset_dir: str | Path | None,
+    cache_dir: str | Path,
+    image_size: int,
+    test_fraction: float,
+    seed: int,
+    max_images: int | None,
+    phantom_images: int,
+) -> RealImages:
+    """Read the real images: from two folders, or from one that is split by patient as the training splits it.
+
+    Args:
+        reference_dir: folder of reference images; None takes the held-back part of `dataset_dir`.
+        train_dir: folder of training images, together with `reference_dir`.
+        dataset_dir: folder of both; None without the other two makes phantoms.
+        cache_dir: folder of the caches, and of the phantoms.
+        image_size: side of the square images, in pixels.
+        test_fraction: share of `dataset_dir` that is held back.
+        seed: of that split.
+        max_images: most images of `dataset_dir` to use.
+        phantom_images: number of phantoms.
+
+    Returns:
+        both.
+
+    Raises:
+        OptionError: one folder without the other, or all three.
+        DatasetError: a folder cannot be used.
+    """
+    folders = {"reference_dir": reference_dir, "train_dir": train_dir}
+    missing = [name for name, folder in folders.items() if folder is None]
+    if len(missing) == 1:
+        raise OptionError(f"{missing[0]} is missing: give both reference_dir and train_dir, or dataset_dir alone")
+    if not missing and dataset_dir is not None:
+        raise OptionError("dataset_dir is not read beside reference_dir and train_dir; leave it, or these two, out")
+    if missing:
+        folder = dataset_folder(None if dataset_dir is None else str(dataset_dir), cache_dir, "disease", phantom_images)
+        datalist = make_datalist(folder, test_fraction, seed, max_images)
+        items = [datalist.train, datalist.test]
+    else:
+        items = [make_datalist(folder, test_fraction=0).train for folder in (train_dir, reference_dir) if folder]
+    return RealImages(*(ImageDataset(part, image_size, cache_dir) for part in items))
