@@ -136,8 +136,8 @@ def examine(
     """
     detector = CopyDetector(training.float(), reference.float(), {"pixels": pixel_features, "features": features})
     planted = planted_copies(training[:: max(1, len(training) // CONTROLS)].float(), seed)
-    described = [features(images.float()) for images in (samples, training, reference)]  # (N, D), (M, D), (K, D)
-    of_samples, of_training, of_reference = described
+    of_training = detector.known["features"][: len(training)]  # (M, D)
+    of_samples, of_reference = (features(images.float()) for images in (samples, reference))  # (N, D), (K, D)
     scores = [membership_scores(real, of_samples) for real in (of_training, of_reference)]
     return Privacy(
         detector(samples.float()),
