@@ -85,7 +85,7 @@ def test_non_finite_values_are_refused_and_located(bad: float, which: str) -> No
     tensors = {"input": torch.zeros(3, 4, 5, 5), "target": torch.zeros(3, 4, 5, 5)}
     tensors[which][2, 1, 0, 3] = bad
     with pytest.raises(ValueError, match=f"{which} has 1 NaN or infinite.*sample 2, channel 1, row 0, column 3"):
-        TopologicalWassersteinLoss()(**tensors)
+        TopologicalWassersteinLoss()(**tensors, channel=torch.tensor([0, 0, 1]))
 
 
 @pytest.mark.parametrize(

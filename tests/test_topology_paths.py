@@ -74,14 +74,17 @@ def test_checkerboard_has_as_many_points_as_there_is_room_for() -> None:
 @pytest.mark.parametrize("n", [1, 2, 7, 100, 5000])
 def test_sorts_like_numpy(n: int) -> None:
     rng = np.random.default_rng(n)
-    for values in (
+    for values in (  # the uneven ones leave the buckets for a merge sort
         rng.standard_normal(n),
         rng.standard_normal(n).astype(np.float32).astype(np.float64),
         rng.integers(-2, 3, n) * 1.0,
         rng.choice([0.0, -0.0, 5e-324, -5e-324, 1e308, -1e308, 1.0], n),
+        rng.choice([0.0, 1.0, 1.0 + 1e-12, 1e3], n),
+        np.exp(40 * rng.standard_normal(n)),
+        np.append(rng.standard_normal(n), 1e9),
         np.full(n, 3.0),
     ):
-        order = np.empty(n, np.int32)
+        order = np.empty(len(values), np.int32)
         diagrams.argsort(values, order)
         np.testing.assert_array_equal(order, np.argsort(values, kind="stable"))
 
@@ -110,11 +113,14 @@ def test_matching_saves_what_scipy_says(shape: tuple[int, int], kind: str, highe
 @pytest.mark.parametrize("n", [1, 2, 30, 1000])
 def test_sorts_ends_of_bars_like_numpy(n: int) -> None:
     rng = np.random.default_rng(n)
-    for values in (
+    for values in (  # the uneven ones leave the buckets for a merge sort
         rng.standard_normal(n),
         rng.integers(-2, 3, n) * 1.0,
         np.r_[1e6, rng.random(n)],
         rng.choice([0.0, -0.0, 5e-324, 1e308, -1e308], n),
+        rng.choice([0.0, 1.0, 1.0 + 1e-12, 1e3], n),
+        np.exp(40 * rng.standard_normal(n)),
+        np.append(rng.standard_normal(n), 1e9),
         np.full(n, 3.0),
     ):
         np.testing.assert_array_equal(values[matching.ascending(values)], np.sort(values))

@@ -1,4 +1,4 @@
-"""Persistence diagrams of images as compiled code: a radix sort and a union-find.
+"""Persistence diagrams of images as compiled code: a bucket sort and a union-find.
 
 Compiled functions call none of another file, because numba's cache on disk would not see it change.
 """
@@ -9,8 +9,9 @@ import numpy as np
 from numba import njit
 from scipy.ndimage import label
 
-DIGIT_BITS = 11  # of the radix sort, at most
-SIGN_BIT, ALL_BITS = np.uint64(1 << 63), np.uint64((1 << 64) - 1)
+BUCKETS = 1 << 16  # of the sort: so many that few values of an image share one
+DIGIT_BITS = 8  # of a bucket's number, sorted by in two rounds
+MAX_SHIFTS = 16  # of a value, on average, before the sort gives up its buckets
 FRAME = 0  # the time at which what lies around the image enters, where it does
 AROUND = ((-1, 0), (0, 1), (1, 0), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))  # neighbours; by a side are the first 4
 
@@ -45,46 +46,48 @@ ASK_8, ASK_4 = _neighbours_to_ask(corners=True), _neighbours_to_ask(corners=Fals
 
 @compiled
 def argsort(values: np.ndarray, order: np.ndarray) -> None:
-    """Sort values (n,) float64 into order (n,) int32, equal ones by index: a radix sort of the floats' bits."""
-    n = len(values)
-    bits = values.view(np.uint64)
-    keys, other_keys, spare = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.int32)
-    varying = np.uint64(0)
+    """Sort values (n,) float64, finite, into order (n,) int32, equal ones by index.
+
+    A radix sort by evenly spaced buckets leaves little to the insertion sort that ends it; where values are so
+    uneven that it would leave much, a merge sort does it all.
+    """
+    n, low, high = len(values), values.min(), values.max()
+    scale = (BUCKETS - 1) / (high - low) if high > low else 0.0
+    digits = 1 << DIGIT_BITS
+    buckets, spare = np.empty(n, np.uint16), np.empty(n, np.int32)
+    small, large = np.zeros(digits, np.int32), np.zeros(digits, np.int32)
+    if not (high - low < np.inf and scale < np.inf):
+        order[:] = np.argsort(values, kind="mergesort")
+        return
     for i in range(n):
-        key = bits[i]
-        if values[i] == 0.0:
-            key = SIGN_BIT  # 0.0 and -0.0 are equal
-        elif key & SIGN_BIT:
-            key ^= ALL_BITS
-        else:
-            key ^= SIGN_BIT
-        keys[i], order[i] = key, i
-        varying |= key ^ keys[0]
-    low, high = 0, 64  # the bits that differ; what was float32 has none among the lowest 29
-    while low < high and not varying >> np.uint64(low) & np.uint64(1):
-        low += 1
-    while high > low and not varying >> np.uint64(high - 1) & np.uint64(1):
-        high -= 1
-    digits = (high - low + DIGIT_BITS - 1) // DIGIT_BITS
-    width = (high - low + digits - 1) // digits if digits else 0
-    mask, count = np.uint64((1 << width) - 1), np.empty(1 << width, np.int32)
-    source, target = order, spare
+        bucket = np.int32((values[i] - low) * scale)
+        buckets[i] = bucket
+        small[bucket & digits - 1] += 1
+        large[bucket >> DIGIT_BITS] += 1
+    below_small, below_large = 0, 0
     for digit in range(digits):
-        shift = np.uint64(low + digit * width)
-        count[:] = 0
-        for i in range(n):
-            count[np.int64(keys[i] >> shift & mask)] += 1
-        total = 0
-        for value in range(len(count)):
-            count[value], total = total, total + count[value]
-        for i in range(n):
-            bucket = np.int64(keys[i] >> shift & mask)
-            place = count[bucket]
-            count[bucket] = place + 1
-            other_keys[place], target[place] = keys[i], source[i]
-        keys, other_keys, source, target = other_keys, keys, target, source
-    if digits % 2:
-        order[:] = spare
+        small[digit], below_small = below_small, below_small + small[digit]
+        large[digit], below_large = below_large, below_large + large[digit]
+    for i in range(n):
+        digit = buckets[i] & digits - 1
+        spare[small[digit]] = i
+        small[digit] += 1
+    for k in range(n):
+        i = spare[k]
+        digit = buckets[i] >> DIGIT_BITS
+        order[large[digit]] = i
+        large[digit] += 1
+    shifts = 0
+    for end in range(1, n):
+        index, place = order[end], end
+        while place > 0 and values[order[place - 1]] > values[index]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = index
+        shifts += end - place
+        if shifts > MAX_SHIFTS * n:
+            order[:] = np.argsort(values, kind="mergesort")
+            return
 
 
 @compiled

@@ -106,9 +106,9 @@ class TopologicalWassersteinLoss(torch.nn.Module):
         """Compare each sample of ``input`` with the same sample of ``target``.
 
         Args:
-            input: (B, C, H, W), or volumes (B, C, D, H, W), finite. float64 is kept, anything smaller is returned in
-                float32; diagrams are compared in float64.
-            target: of the same shape, finite. No gradient flows to it.
+            input: (B, C, H, W), or volumes (B, C, D, H, W), finite where it is compared. float64 is kept, anything
+                smaller is returned in float32; diagrams are compared in float64.
+            target: of the same shape, finite where it is compared. No gradient flows to it.
             channel: (B,) or (B, n_random) integers in 0..C-1, the channels of each sample, for ``channels="random"``
                 only; None draws them from torch's default generator.
 
@@ -116,7 +116,7 @@ class TopologicalWassersteinLoss(torch.nn.Module):
             A scalar, or (B,) with ``reduction="none"``, on the device of ``input``.
 
         Raises:
-            ValueError: shapes, types or ``channel`` do not fit, or a value is NaN or infinite.
+            ValueError: shapes, types or ``channel`` do not fit, or a compared value is NaN or infinite.
         """
         self._check_images(input, target)
         target = target.detach().to(input.device)
@@ -125,22 +125,19 @@ class TopologicalWassersteinLoss(torch.nn.Module):
         if self.channels == "mean":
             images, targets = images.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)  # (B, 1, H, W)
         chosen = self._choose(channel, len(images), images.shape[1]).to(input.device)  # (B, c)
-        within = ((chosen >= 0) & (chosen < images.shape[1])).all()
         sample = torch.arange(len(images), device=input.device)[:, None]  # (B, 1)
-        inside = chosen.clamp(0, images.shape[1] - 1)  # (B, c)
-        images, targets = images[sample, inside], targets[sample, inside]  # (B, c, H, W)
-        # A NaN or an infinite value passes into the sum, which costs a tenth of looking at each.
-        sums = [side.detach().sum(dtype=dtype) for side in (input, target)]
-        sound = torch.stack([*map(torch.isfinite, sums), within])  # (3,)
+        places = sample, chosen.clamp(0, images.shape[1] - 1)  # (B, 1), (B, c)
+        compared = [side.detach()[places].flatten() for side in (images, targets)]  # 2 x (B * c * H * W,)
         # One copy to the CPU and one back: on a GPU each of them waits for all work before it.
-        packed = torch.cat([images.detach().flatten(), targets.flatten(), sound.to(dtype)])
-        host = packed.to("cpu", torch.float64).numpy()
-        if not host[-3:].all():
+        host = torch.cat([*compared, chosen.flatten().to(dtype)]).to("cpu", torch.float64).numpy()
+        pair, numbers = host[: -chosen.numel()], host[-chosen.numel() :]
+        if not (np.isfinite(pair).all() and numbers.min() >= 0 and numbers.max() < images.shape[1]):
             self._check_values(input, target, chosen)
-        pair = host[:-3].reshape(2, *images.shape)  # (2, B, c, H, W)
+        pair = pair.reshape(2, *chosen.shape, *images.shape[2:])  # (2, B, c, H, W)
         values, gradients = self._distances(pair[0], pair[1])  # (B,), (B, c, H, W)
         result = torch.from_numpy(np.concatenate([values, gradients.ravel()])).to(dtype).to(input.device)
-        distances = _WithGradient.apply(images, result[: len(values)], result[len(values) :].reshape(images.shape))
+        found = result[: len(values)], result[len(values) :].reshape(gradients.shape)
+        distances = _WithGradient.apply(images, *found, *places)
         if self.reduction == "none":
             return distances
         return distances.mean() if self.reduction == "mean" else distances.sum()
@@ -203,7 +200,7 @@ class TopologicalWassersteinLoss(torch.nn.Module):
 
 
 class _WithGradient(torch.autograd.Function):
-    """Give each sample a value that was computed elsewhere, and its gradient."""
+    """Give each sample a value that was computed elsewhere, and its gradient in the channels that were compared."""
 
     @staticmethod
     def forward(
@@ -211,12 +208,18 @@ class _WithGradient(torch.autograd.Function):
         images: torch.Tensor,
         values: torch.Tensor,
         gradients: torch.Tensor,
+        sample: torch.Tensor,
+        chosen: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.save_for_backward(gradients)
+        ctx.save_for_backward(gradients, sample, chosen)
+        ctx.shape = images.shape
         return values.clone()  # (B,)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (gradients,) = ctx.saved_tensors
-        return upstream.reshape(-1, *[1] * (gradients.ndim - 1)) * gradients, None, None
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        gradients, sample, chosen = ctx.saved_tensors
+        spread = gradients.new_zeros(ctx.shape)  # (B, C, H, W)
+        turned = upstream.reshape(-1, *[1] * (gradients.ndim - 1)) * gradients  # (B, c, H, W)
+        spread.index_put_((sample, chosen), turned, accumulate=chosen.shape[1] > 1)  # a channel may be named twice
+        return spread, None, None, None, None
