@@ -31,30 +31,37 @@ class Diagrams(NamedTuple):
     extremes: np.ndarray
 
 
-def make_diagrams(images: np.ndarray) -> Diagrams:
-    """Find the persistence diagrams (eq. 15-17) of images (N, H, W), float64 and finite."""
+def empty_diagrams(images: np.ndarray) -> Diagrams:
+    """Make room for the diagrams of images (N, H, W)."""
     n_images, n_pixels = len(images), images[0].size
     # Each point but one of H0 begins at a pixel that enters before all its neighbours: at most every second one.
     room = n_pixels // 2 + 2
-    found = Diagrams(
-        np.empty((n_images, 2, room, 2), np.int32),
-        np.empty((n_images, 2), np.int32),
-        np.empty((n_images, 2), np.int32),
-    )
+    pixels = np.empty((n_images, 2, room, 2), np.int32)
+    return Diagrams(pixels, np.empty((n_images, 2), np.int32), np.empty((n_images, 2), np.int32))
+
+
+class _Batch(NamedTuple):
+    """What the threads share: each fills its images' part."""
+
+    images: np.ndarray
+    targets: np.ndarray
+    found: Diagrams
+    wanted: Diagrams
+    groups: np.ndarray
+    norm: int
+    essential: int
+    values: np.ndarray
+    gradients: np.ndarray
+
+
+def _compare_part(batch: _Batch, part: slice) -> None:
+    images, targets = batch.images[part], batch.targets[part]  # 2 x (n, H, W)
+    found, wanted = (tuple(field[part] for field in side) for side in (batch.found, batch.wanted))
     find_diagrams(images, *found)
-    return found
-
-
-def _compare_chunk(images: np.ndarray, targets: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    # The code is compiled for one type and layout.
-    images, targets = (np.ascontiguousarray(side, np.float64) for side in (images, targets))
-    flat = (images.reshape(len(images), -1), targets.reshape(len(images), -1))  # 2 x (N, H * W)
-    values, gradients = np.empty(len(images)), np.zeros(flat[0].shape)
-    found, wanted = make_diagrams(images), make_diagrams(targets)
-    groups = np.array([group in metric.homology for group in (0, 1)])
-    codes = list(GROUND_NORMS).index(metric.ground_norm), ESSENTIALS.index(metric.essential)
-    compare_diagrams(*flat, found[:], wanted[:], groups, *codes, values, gradients)
-    return values, gradients.reshape(images.shape)
+    find_diagrams(targets, *wanted)
+    flat = images.reshape(len(images), -1), targets.reshape(len(images), -1)  # 2 x (n, H * W)
+    codes = batch.groups, batch.norm, batch.essential
+    compare_diagrams(*flat, found, wanted, *codes, batch.values[part], batch.gradients[part])
 
 
 @lru_cache(maxsize=1)
@@ -90,14 +97,20 @@ def compare(images: np.ndarray, targets: np.ndarray, metric: Metric) -> tuple[np
     Returns:
         (N,) distances, and (N, H, W) subgradients.
     """
+    # The code is compiled for one type and layout.
+    images, targets = (np.ascontiguousarray(side, np.float64) for side in (images, targets))
+    groups = np.array([group in metric.homology for group in (0, 1)])
+    codes = list(GROUND_NORMS).index(metric.ground_norm), ESSENTIALS.index(metric.essential)
+    values, gradients = np.empty(len(images)), np.zeros((len(images), images[0].size))
+    batch = _Batch(images, targets, empty_diagrams(images), empty_diagrams(images), groups, *codes, values, gradients)
     threads = min(torch.get_num_threads(), len(images))
-    if threads == 1:
-        return _compare_chunk(images, targets, metric)
-    _free_cores()
-    bounds = np.linspace(0, len(images), threads + 1).astype(int)
-    parts = [(images[a:b], targets[a:b]) for a, b in pairwise(bounds)]
-    # The calling thread takes the last part itself.
-    futures = [_pool(torch.get_num_threads()).submit(_compare_chunk, *part, metric) for part in parts[:-1]]
-    last = _compare_chunk(*parts[-1], metric)
-    values, gradients = zip(*[future.result() for future in futures], last, strict=True)
-    return np.concatenate(values), np.concatenate(gradients)
+    bounds = np.linspace(0, len(images), threads + 1).astype(int).tolist()
+    first, *others = [slice(a, b) for a, b in pairwise(bounds)]
+    # The calling thread takes the first part itself.
+    if others:
+        _free_cores()
+    futures = [_pool(torch.get_num_threads()).submit(_compare_part, batch, part) for part in others]
+    _compare_part(batch, first)
+    for future in futures:
+        future.result()
+    return values, gradients.reshape(images.shape)
