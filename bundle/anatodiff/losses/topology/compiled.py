@@ -30,6 +30,10 @@ class Diagrams(NamedTuple):
     counts: np.ndarray
     extremes: np.ndarray
 
+    def part(self, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give some images' rows of all three."""
+        return self.pixels[part], self.counts[part], self.extremes[part]
+
 
 def empty_diagrams(images: np.ndarray) -> Diagrams:
     """Make room for the diagrams of images (N, H, W)."""
@@ -56,12 +60,20 @@ class _Batch(NamedTuple):
 
 def _compare_part(batch: _Batch, part: slice) -> None:
     images, targets = batch.images[part], batch.targets[part]  # 2 x (n, H, W)
-    found, wanted = (tuple(field[part] for field in side) for side in (batch.found, batch.wanted))
+    found, wanted = batch.found.part(part), batch.wanted.part(part)
     find_diagrams(images, *found)
     find_diagrams(targets, *wanted)
-    flat = images.reshape(len(images), -1), targets.reshape(len(images), -1)  # 2 x (n, H * W)
-    codes = batch.groups, batch.norm, batch.essential
-    compare_diagrams(*flat, found, wanted, *codes, batch.values[part], batch.gradients[part])
+    compare_diagrams(
+        images.reshape(len(images), -1),
+        targets.reshape(len(images), -1),
+        found,
+        wanted,
+        batch.groups,
+        batch.norm,
+        batch.essential,
+        batch.values[part],
+        batch.gradients[part],
+    )
 
 
 @lru_cache(maxsize=1)
