@@ -48,13 +48,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "train": {
         **TRAINING, **DIFFUSION, **PROTOTYPES, "base_path": "@weights", "prediction": "flow",
         "start_class": "b",
+        "split_seed": 6, "max_train_images": 8, "measure_base": False,
         "finetuning": "bitfit", "gamma": "linear", "lora_rank": 3, "lora_scale": 2.0, "lora_layers": ["fc1"],
         "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
         "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
         "topology_channels": "mean", "topology_n_random": 3, "topology_essential": "none", "topology_time": "signal",
         "topology_until": 0.4, "edge_weight": 1.0, "samples_per_class": 2,
     },
-    "prepare": {**{key: TRAINING[key] for key in FOLDERS}, **PROTOTYPES, "autoencoder_path": "@weights"},
+    "prepare": {
+        "split_seed": 6, "max_train_images": 8,
+        **{key: TRAINING[key] for key in FOLDERS}, **PROTOTYPES, "autoencoder_path": "@weights",
+    },
     "pretrain": {
         **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "epsilon",
         "zero_terminal_snr": True, "size": "DiT-XS/4", "weights_path": "@new",
@@ -79,7 +83,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         **{key: TRAINING[key] for key in FOLDERS}, "generated_dir": "@images", "run_dir": "@new",
         "feature_network": "@features", "feature_channels": 1, "feature_size": 32,
         "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "nearest_k": 2,
-        "reference_dir": "@images", "train_dir": "@images",
+        "reference_dir": "@images", "train_dir": "@images", "split_seed": 6, "max_train_images": 8,
     },
 }  # fmt: skip
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting

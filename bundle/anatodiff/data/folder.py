@@ -44,6 +44,7 @@ def make_datalist(
     seed: int = 0,
     max_images: int | None = None,
     check: bool = True,
+    max_train_images: int | None = None,
 ) -> Datalist:
     """Find the usable images of a folder and hold out whole patients for testing.
 
@@ -57,6 +58,8 @@ def make_datalist(
         max_images: use at most this many images, whole patients, in the classes' proportions; None uses all.
         check: decode each file once, because broken pixel data shows only then; the others are not used and named.
 
+        max_train_images: train on at most this many, chosen in the same way, and leave the held-out part as it is.
+
     Returns:
         The two parts, the classes and the rejected files.
 
@@ -66,8 +69,9 @@ def make_datalist(
     root = Path(dataset_dir)
     if not 0 <= test_fraction < 1:
         raise DatasetError(f"test_fraction is {test_fraction}; give a number from 0 to below 1")
-    if max_images is not None and max_images < 2:
-        raise DatasetError(f"max_images is {max_images}; give at least 2")
+    for name, most in (("max_images", max_images), ("max_train_images", max_train_images)):
+        if most is not None and most < 2:
+            raise DatasetError(f"{name} is {most}; give at least 2")
     chosen, rejected = _usable(find_radiographs(root), seed, max_images, check)
     if not chosen:
         why = _reasons(rejected) or f"no patient has at most {max_images} images (max_images)"
@@ -81,6 +85,10 @@ def make_datalist(
         )
     held_out = split_patients([(item.patient, item.label) for item in chosen], test_fraction, seed)
     classes = sorted({item.label for item in chosen})
+    if max_train_images is not None:
+        pairs = [(item.patient, item.label) for item in chosen if item.patient not in held_out]
+        wanted = limit_patients(pairs, max_train_images, seed) | held_out
+        chosen = [item for item in chosen if item.patient in wanted]
     parts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for item in chosen:
         label = classes.index(item.label)

@@ -86,7 +86,7 @@ class Evaluation:
         if trained & held_back:
             raise ValueError(
                 f"{len(trained & held_back)} of {len(held_back)} patients held back here are in the training part of "
-                f"{listing}; give the dataset_dir, seed, test_fraction and max_images of that training"
+                f"{listing}; give the dataset_dir, split_seed, test_fraction and max_images of that training"
             )
 
     def run(self) -> None:

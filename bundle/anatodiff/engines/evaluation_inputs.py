@@ -108,6 +108,7 @@ def read_real(
     test_fraction: float,
     seed: int,
     max_images: int | None,
+    max_train_images: int | None,
     phantom_images: int,
 ) -> RealImages:
     """Read the real images: from two folders, or from one that is split by patient as the training splits it.
@@ -121,6 +122,7 @@ def read_real(
         test_fraction: share of `dataset_dir` that is held back.
         seed: of that split.
         max_images: most images of `dataset_dir` to use.
+        max_train_images: most images of its training part.
         phantom_images: number of phantoms.
 
     Returns:
@@ -138,7 +140,7 @@ def read_real(
         raise OptionError("dataset_dir is not read beside reference_dir and train_dir; leave it, or these two, out")
     if missing:
         folder = dataset_folder(None if dataset_dir is None else str(dataset_dir), cache_dir, "disease", phantom_images)
-        datalist = make_datalist(folder, test_fraction, seed, max_images)
+        datalist = make_datalist(folder, test_fraction, seed, max_images, max_train_images=max_train_images)
         items = [datalist.train, datalist.test]
     else:
         items = [make_datalist(folder, test_fraction=0).train for folder in (train_dir, reference_dir) if folder]

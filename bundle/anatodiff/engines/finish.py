@@ -72,6 +72,7 @@ class FineTuneResult:
         prototypes: shape prototypes, for the picture of the attention; None where there are none.
         device: where to sample.
         start_class: class of the base that the fine-tune started from, for "before".
+        measure_base: sample the base, too, for "before".
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class FineTuneResult:
         prototypes: Prototypes | None,
         device: torch.device,
         start_class: str | None = None,
+        measure_base: bool = True,
     ) -> None:
+        self.measure_base = measure_base
         self.start_label = base.label_of(start_class)
         self.tuning, self.prototypes = tuning, prototypes
         self.output_dir, self.network, self.ema = Path(output_dir), network, ema
@@ -128,8 +131,10 @@ class FineTuneResult:
         with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:
             torch.save({name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}, file)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
-        labels = torch.full((len(after),), self.start_label)
-        before = sample(self.base.network, self.inferer, labels, self.batch_size, self.device)  # (N, 1, H, W)
+        before = None
+        if self.measure_base:
+            labels = torch.full((len(after),), self.start_label)
+            before = sample(self.base.network, self.inferer, labels, self.batch_size, self.device)  # (N, 1, H, W)
         self._measure(before, after)
         if self.prototypes is not None:
             self._draw_attention(network, self.prototypes)
@@ -162,31 +167,34 @@ class FineTuneResult:
         ).run()
         return torch.stack([image for images in writer.images for image in images])
 
-    def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        sets = (self.test.images, before, after, self.train.images)
-        real, *others = (self.features(images) for images in sets)
-        values = dict(zip(("before", "after", "real"), (kernel_distance(real, o) for o in others), strict=True))
-        quality = {name: {"value": distance.value, "stderr": distance.stderr} for name, distance in values.items()}
+    def _measure(self, before: torch.Tensor | None, after: torch.Tensor) -> None:
+        first = {} if before is None else {"before": before}
+        sets = {**first, "after": after, "real": self.train.images}
+        held_back = self.features(self.test.images)  # (M, D)
+        found = {name: kernel_distance(held_back, self.features(images)) for name, images in sets.items()}
+        record = {
+            "kernel_distance": {name: {"value": found[name].value, "stderr": found[name].stderr} for name in found},
+            "samples": len(after),
+            "features": self.features.name,
+        }
         with replaced_when_whole(self.output_dir / "quality.json") as temporary:
-            temporary.write_text(
-                json.dumps(
-                    {"kernel_distance": quality, "samples": len(after), "features": self.features.name}, indent=1
-                )
-            )
-        shown = {name: f"{1e3 * d.value:.0f} ± {1e3 * d.stderr:.0f}" for name, d in values.items()}
+            temporary.write_text(json.dumps(record, indent=1))
+        shown = {name: f"{1e3 * d.value:.0f} ± {1e3 * d.stderr:.0f}" for name, d in found.items()}
         logger.info(
-            "kernel distance (x 1000, by %s) of %d samples to %d held-back images: before the fine-tune %s, after "
-            "it %s; of the training images themselves %s",
+            "kernel distance (x 1000, by %s) of %d samples to %d held-back images: %safter the fine-tune %s; of the "
+            "training images themselves %s",
             self.features.name,
             len(after),
             len(self.test),
-            shown["before"],
+            "" if before is None else f"before the fine-tune {shown['before']}, ",
             shown["after"],
             shown["real"],
         )
-        rows = [list(images[:PICTURE_COLUMNS].float()) for images in sets[:3]]
-        titles = ["real, held back", "synthetic, before the fine-tune", "synthetic, after it"]
-        save_grid(self.output_dir / "before_after.png", rows, titles)
+        titles = {"before": "synthetic, before the fine-tune", "after": "synthetic, after it"}
+        pictures = {"real, held back": self.test.images}
+        pictures |= {title: sets[name] for name, title in titles.items() if name in sets}
+        rows = [list(images[:PICTURE_COLUMNS].float()) for images in pictures.values()]
+        save_grid(self.output_dir / "before_after.png", rows, list(pictures))
 
 
 class PretrainResult:

@@ -22,6 +22,7 @@ from anatodiff.metrics.paired import PairedMeasures, paired_measures
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 from anatodiff.metrics.spectrum import RadialSpectrum, radial_spectrum, spectrum_error
 from anatodiff.metrics.summary import Measure, feature_measures, image_measures, share_measure
+from anatodiff.metrics.trials import Interval, paired_difference, student_interval
 
 __all__ = [
     "Authenticity",
@@ -33,6 +34,7 @@ __all__ = [
     "FeatureInput",
     "FeatureNetwork",
     "FrechetInfinity",
+    "Interval",
     "KernelDistance",
     "MaskMeasures",
     "Measure",
@@ -57,6 +59,7 @@ __all__ = [
     "membership_scores",
     "ms_ssim_diversity",
     "nearest",
+    "paired_difference",
     "paired_measures",
     "pixel_features",
     "planted_copies",
@@ -64,4 +67,5 @@ __all__ = [
     "save_features",
     "share_measure",
     "spectrum_error",
+    "student_interval",
 ]
