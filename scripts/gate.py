@@ -10,24 +10,20 @@ A base passes where the interval of the paired difference lies below zero agains
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy import stats
 
-from anatodiff.files import replaced_when_whole
+from anatodiff.engines.protocol import run_workflow, write_rows
+from anatodiff.metrics import paired_difference, student_interval
 from anatodiff.networks import DiT, load_base, save_base
 
 ROOT = Path(__file__).resolve().parents[1]
 ZERO_LAYERS_DEVIATION = 0.02  # of layers that start at zero: DiffFit could do nothing behind a zero
-CONFIDENCE = 0.95
 RESULT = "quality.json"
 
 
@@ -85,22 +81,17 @@ def run(arm: Arm, seed: int, options: argparse.Namespace) -> dict[str, float | s
         name = f"random-{arm.mode}-{seed}.safetensors"
         base = random_base(options.output_dir / name, like, seed, shaken=arm.mode != "full")
     settings = {
-        "dataset_dir": options.dataset_dir, "output_dir": folder, "cache_dir": options.cache_dir, "seed": seed,
-        "base_path": base, "finetuning": arm.mode, "learning_rate": arm.learning_rate,
+        "dataset_dir": str(options.dataset_dir), "output_dir": str(folder), "cache_dir": str(options.cache_dir),
+        "seed": seed, "base_path": str(base), "finetuning": arm.mode, "learning_rate": arm.learning_rate,
         "test_fraction": options.test_fraction, "max_epochs": 2, "epoch_length": options.steps // 2,
         "val_interval": 2, "n_prototypes": 0, "topology_weight": 0.0, "preview_images": 0,
         "sampling_steps": options.sampling_steps, "samples_per_class": options.samples_per_class,
     }  # fmt: skip
     if arm.start_class is not None:
         settings["start_class"] = arm.start_class
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", ROOT / "configs/train.json"]
-    for name, value in settings.items():
-        command += [f"--{name}", str(value)]
     if not (folder / RESULT).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        with open(folder / "log.txt", "a") as log:
-            subprocess.run([str(part) for part in command], check=True, stdout=log, stderr=subprocess.STDOUT)
+        run_workflow(ROOT / "configs/train.json", "training", settings, folder / "log.txt")
         print(f"{arm.name}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     distance = json.loads((folder / RESULT).read_text())["kernel_distance"]
     return {
@@ -110,22 +101,15 @@ def run(arm: Arm, seed: int, options: argparse.Namespace) -> dict[str, float | s
     }  # fmt: skip
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean and half the width of its interval by Student's t; without an end for a single value."""
-    if len(values) < 2:
-        return float(values.mean()), float("inf")
-    return float(values.mean()), float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-
-
 def table(rows: list[dict], references: list[str]) -> str:
     """Lay out the means and, for each other arm, its paired differences from the references."""
-    arms = {arm: np.array([row["kernel_distance"] for row in rows if row["arm"] == arm]) for arm in _names(rows)}
+    arms = {arm: _by_seed(rows, arm) for arm in dict.fromkeys(row["arm"] for row in rows)}
     heads = ["arm", "KD x 1000", *(f"less {name}" for name in references)]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, values in arms.items():
-        cells = [name, "{:.0f} ± {:.0f}".format(*(1e3 * number for number in interval(values)))]
+        cells = [name, "{:.0f} ± {:.0f}".format(*(1e3 * number for number in student_interval(list(values.values()))))]
         for reference in references:
-            mean, half = interval(values - arms[reference]) if name != reference else (0.0, 0.0)
+            mean, half = paired_difference(values, arms[reference])
             cells.append("" if name == reference else f"{1e3 * mean:.0f} ± {1e3 * half:.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -133,12 +117,11 @@ def table(rows: list[dict], references: list[str]) -> str:
 
 def passes(rows: list[dict], name: str, references: list[str]) -> bool:
     """Tell whether an arm is below both references, with its interval."""
-    values = {arm: np.array([row["kernel_distance"] for row in rows if row["arm"] == arm]) for arm in _names(rows)}
-    return all(sum(interval(values[name] - values[reference])) < 0 for reference in references)
+    return all(sum(paired_difference(_by_seed(rows, name), _by_seed(rows, other))) < 0 for other in references)
 
 
-def _names(rows: list[dict]) -> list[str]:
-    return list(dict.fromkeys(row["arm"] for row in rows))
+def _by_seed(rows: list[dict], arm: str) -> dict[int, float]:
+    return {row["seed"]: row["kernel_distance"] for row in rows if row["arm"] == arm}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -168,10 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in options.seeds:
         for arm in arms:
             rows.append(run(arm, seed, options))
-            with replaced_when_whole(options.output_dir / "gate.csv") as temporary, open(temporary, "w") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(options.output_dir / "gate.csv", rows)
     print(table(rows, references))
     verdicts = {arm.name: passes(rows, arm.name, references) for arm in arms[: len(options.bases)]}
     for name, verdict in verdicts.items():
