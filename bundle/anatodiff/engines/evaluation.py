@@ -91,13 +91,14 @@ class Evaluation:
 
     def run(self) -> None:
         """Write the numbers (JSON, CSV), what was found of copies, and the report; log a table."""
+        chosen = self._drawn(len(self.real.train), len(self.samples))  # (at most n,)
         images = {
             "real": self.real.reference.images,
-            "training": self._drawn(self.real.train, len(self.samples)),
+            "training": self.real.train.images[chosen],
             "synthetic": self.samples.images,
         }  # (m, 1, H, H), (at most n, 1, H, H), (n, 1, H, H)
-        features = {name: self.features(batch) for name, batch in images.items()}  # (m, D) and so on
         privacy = examine(self.features, self.samples.images, self.real.train.images, images["real"], self.seed)
+        features = {**privacy.features, "training": privacy.features["training"][chosen]}  # (m, D) and so on
         sets = []
         for name, given in zip(("synthetic", "training"), privacy.measures(), strict=True):
             by_features = feature_measures(features["real"], features[name], self.nearest_k, self.seed)
@@ -116,9 +117,9 @@ class Evaluation:
         (logger.info if privacy.clean else logger.warning)(privacy.verdict())
         logger.info("wrote report.html, metrics.json, evaluation.json and .csv, privacy.json to %s", self.output_dir)
 
-    def _drawn(self, images: ImageDataset, n: int) -> torch.Tensor:
-        order = torch.randperm(len(images), generator=generator(self.seed, 0, "evaluated training images"))
-        return images.images[order[:n].sort().values]  # (at most n, 1, H, H)
+    def _drawn(self, images: int, n: int) -> torch.Tensor:
+        order = torch.randperm(images, generator=generator(self.seed, 0, "evaluated training images"))
+        return order[:n].sort().values  # (at most n,)
 
     def _settings(self, drawn: int, dimensions: int) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ ADAPTER_NAME = "adapter.safetensors"
 MODEL_NAME = "model.pt"
 PICTURE_COLUMNS = 8
 PICTURE_ROWS = 4
+MEASURED = ("before", "after")
 MIN_SAMPLES = 3  # the kernel distance's jackknife leaves two
 
 
@@ -72,7 +74,7 @@ class FineTuneResult:
         prototypes: shape prototypes, for the picture of the attention; None where there are none.
         device: where to sample.
         start_class: class of the base that the fine-tune started from, for "before".
-        measure_base: sample the base, too, for "before".
+        measured: "before" samples and measures the base, too, "after" the result; evaluate.json measures more.
     """
 
     def __init__(
@@ -93,9 +95,9 @@ class FineTuneResult:
         prototypes: Prototypes | None,
         device: torch.device,
         start_class: str | None = None,
-        measure_base: bool = True,
+        measured: Sequence[str] = MEASURED,
     ) -> None:
-        self.measure_base = measure_base
+        self.measured = tuple(measured)
         self.start_label = base.label_of(start_class)
         self.tuning, self.prototypes = tuning, prototypes
         self.output_dir, self.network, self.ema = Path(output_dir), network, ema
@@ -111,6 +113,9 @@ class FineTuneResult:
             ValueError: too few samples are asked for to measure them.
             OSError: the output folder cannot be written.
         """
+        unknown = [name for name in self.measured if name not in MEASURED]
+        if unknown or self.measured == ("before",):
+            raise ValueError(f'measured is {list(self.measured)}; give ["before", "after"], ["after"] or []')
         wanted = self.samples_per_class * len(self.classes)
         if wanted < MIN_SAMPLES:
             raise ValueError(
@@ -132,10 +137,11 @@ class FineTuneResult:
             torch.save({name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}, file)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
         before = None
-        if self.measure_base:
+        if "before" in self.measured:
             labels = torch.full((len(after),), self.start_label)
             before = sample(self.base.network, self.inferer, labels, self.batch_size, self.device)  # (N, 1, H, W)
-        self._measure(before, after)
+        if self.measured:
+            self._measure(before, after)
         if self.prototypes is not None:
             self._draw_attention(network, self.prototypes)
 

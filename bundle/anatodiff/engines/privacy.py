@@ -47,6 +47,7 @@ class Privacy:
         authentic: of the samples.
         authentic_real: of the reference images in their place.
         membership: what an attacker learns from the samples.
+        features: of the samples, the training and the reference images, (n, D) each, to be measured further.
     """
 
     found: CopySearch
@@ -57,6 +58,7 @@ class Privacy:
     authentic: Authenticity
     authentic_real: Authenticity
     membership: Membership
+    features: dict[str, torch.Tensor]
 
     @property
     def proves(self) -> bool:
@@ -137,10 +139,11 @@ def examine(
     detector = CopyDetector(training.float(), reference.float(), {"pixels": pixel_features, "features": features})
     planted = planted_copies(training[:: max(1, len(training) // CONTROLS)].float(), seed)
     of_training = detector.known["features"][: len(training)]  # (M, D)
-    of_samples, of_reference = (features(images.float()) for images in (samples, reference))  # (N, D), (K, D)
+    described = detector.describe(samples.float())
+    of_samples, of_reference = described["features"], detector.of_held_out["features"]  # (N, D), (K, D)
     scores = [membership_scores(real, of_samples) for real in (of_training, of_reference)]
     return Privacy(
-        detector(samples.float()),
+        detector.search(described),
         detector.held_out,
         detector.largest,
         detector.high,
@@ -148,6 +151,7 @@ def examine(
         authenticity(of_training, of_samples),
         authenticity(of_training, of_reference),
         membership_inference(*scores),
+        {"synthetic": of_samples, "training": of_training, "real": of_reference},
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.files import replaced_when_whole
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def plan(
             own = dict(protocol.arms[arm])
             chances = seed + own.pop("seed_offset", 0)
             training = {**protocol.training, **own, **common, "seed": chances, "split_seed": seed}
-            training |= {"output_dir": str(folder), "measure_base": False}
+            training |= {"output_dir": str(folder), "measured": []}
             evaluation = {key: training[key] for key in EVALUATED if key in training}
             evaluation |= {**protocol.evaluation, "run_dir": str(folder), "seed": seed}
             trials.append(Trial(arm, seed, training, evaluation, folder))
@@ -193,7 +194,7 @@ def run_trial(trial: Trial, configs: Path, threads: int | None = None) -> None:
     if trial.done:
         return
     log, started = trial.folder / "log.txt", time.monotonic()
-    if not (trial.folder / "quality.json").is_file():
+    if not (trial.folder / "samples" / SHEET_NAME).is_file():  # the last thing that a training writes then
         run_workflow(configs / "train.json", "training", trial.training, log, threads)
     trained = time.monotonic()
     run_workflow(configs / "evaluate.json", "run", trial.evaluation, log, threads)

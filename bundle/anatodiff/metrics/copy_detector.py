@@ -60,17 +60,26 @@ class CopyDetector:
         self.known = {
             name: torch.cat([describe(training), describe(training.flip(3))]) for name, describe in self.views.items()
         }  # (2 M, D) each
-        of_held_out = self._nearest(held_out)
+        self.of_held_out = self.describe(held_out)
+        of_held_out = self._nearest(self.of_held_out)
         self.largest = {name: float(similarity.max()) for name, (similarity, _) in of_held_out.items()}
         self.high = {name: float(similarity.quantile(SUSPICIOUS)) for name, (similarity, _) in of_held_out.items()}
         self.held_out = self._judged(of_held_out)
 
     def __call__(self, images: torch.Tensor) -> CopySearch:
         """Search for images (N, 1, H, W) in [0, 1] among the training images."""
-        return self._judged(self._nearest(images))
+        return self.search(self.describe(images))
 
-    def _nearest(self, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        return {name: nearest(describe(images), self.known[name]) for name, describe in self.views.items()}
+    def describe(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Turn images (N, 1, H, W) in [0, 1] into the features of each view, (N, D)."""
+        return {name: describe(images) for name, describe in self.views.items()}
+
+    def search(self, described: Mapping[str, torch.Tensor]) -> CopySearch:
+        """Search for images among the training images by their features of each view, (N, D)."""
+        return self._judged(self._nearest(described))
+
+    def _nearest(self, described: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        return {name: nearest(described[name], self.known[name]) for name in self.views}
 
     def _judged(self, found: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> CopySearch:
         similarity = {name: values for name, (values, _) in found.items()}
