@@ -136,6 +136,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     assert "1 of 2 runs failed" in printed.err
     assert "spm_blocks" in printed.err
     assert "| good (1) |" in printed.out
+    assert not (tmp_path / "study" / "good" / "seed0" / "quality.json").exists()  # the evaluation measures
     finished_at = (tmp_path / "study" / "good" / "seed0" / "metrics.json").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "study" / "impossible")
     assert ABLATION["main"](arguments) == 1

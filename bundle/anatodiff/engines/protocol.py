@@ -160,7 +160,7 @@ def run_workflow(config: Path, run_id: str, options: dict[str, Any], log: Path, 
     Args:
         config: file of the workflow.
         run_id: what to run of it.
-        options: instead of the file's; a list or None is given as JSON or as "$None".
+        options: instead of the file's.
         log: file to which what it prints is added.
         threads: that it may use; None leaves it to torch.
 
@@ -169,8 +169,8 @@ def run_workflow(config: Path, run_id: str, options: dict[str, Any], log: Path, 
     """
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(config)]
     for name, value in options.items():
-        text = "$None" if value is None else value if isinstance(value, str) else json.dumps(value)
-        command += [f"--{name}", text]
+        # MONAI reads Python's literals, and drops None.
+        command += [f"--{name}", "$None" if value is None else str(value)]
     environment = dict(os.environ) | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
