@@ -16,12 +16,14 @@ import torch
 
 from anatodiff.autoencoders import LatentDataset, load_autoencoder
 from anatodiff.data import make_datalist
-from anatodiff.diffusion.draws import normal
-from anatodiff.losses import AnatoDiffLoss, DiffusionTarget, Prediction, TopologicalWassersteinLoss
-from anatodiff.networks import build_anatodiff, load_adapter, load_base, trained_parameters
+from anatodiff.diffusion import NoiseSchedule
+from anatodiff.diffusion.draws import normal, uniform_each
+from anatodiff.losses import TopologicalWassersteinLoss
+from anatodiff.networks import DiT, build_anatodiff, load_adapter, load_base, trained_parameters
 
 BATCH = 16
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)  # shares of the schedule's steps
+HEAD = "| step | error | W1 | output: ratio | cosine | trained: ratio | cosine |\n|---|---|---|---|---|---|---|"
 
 
 def compare(first: list[torch.Tensor], second: list[torch.Tensor]) -> tuple[float, float]:
@@ -30,61 +32,81 @@ def compare(first: list[torch.Tensor], second: list[torch.Tensor]) -> tuple[floa
     return float(b.norm() / a.norm()), float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
+def gradients(loss: torch.Tensor, wanted: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Take the gradient of a loss; zeros for what it does not depend on."""
+    return list(torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
+
+
+def shares(
+    network: DiT,
+    schedule: NoiseSchedule,
+    x0: torch.Tensor,
+    labels: torch.Tensor,
+    time: float,
+    weight: float,
+    number: int = 0,
+) -> list[float]:
+    """Compare both losses on one batch.
+
+    Args:
+        network: its parameters that need a gradient are what is trained.
+        schedule: noise schedule.
+        x0: (B, C, h, w) clean scaled latents.
+        labels: (B,) classes.
+        time: share of the schedule's steps, in [0, 1].
+        weight: lambda.
+        number: of the batch, for its draws.
+
+    Returns:
+        prediction error, W1, and ratio and cosine of the gradients at the output and at what is trained.
+    """
+    index = torch.full((len(x0),), int(time * (len(schedule) - 1)))  # (B,)
+    noise = normal(tuple(x0.shape), 0, number, "gradient share")  # (B, C, h, w)
+    noised = schedule.add_noise(x0, noise, index)  # (B, C, h, w)
+    said = network(noised, schedule.timesteps[index], class_labels=labels)[:, : x0.shape[1]]  # (B, C, h, w)
+    error = torch.nn.functional.mse_loss(said, schedule.target(x0, noise, index))
+    at = torch.arange(len(x0)) + number * len(x0)  # (B,)
+    channel = (uniform_each(0, at, "gradient share") * x0.shape[1]).long()  # (B,)
+    estimate, _ = schedule.split(noised, said, index)  # (B, C, h, w)
+    distance = TopologicalWassersteinLoss()(estimate, x0, channel)
+    found = [float(error.detach()), float(distance.detach())]
+    for wanted in ([said], list(trained_parameters(network))):
+        found += compare(gradients(error, wanted), gradients(weight * distance, wanted))
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run by the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset_dir", type=Path, required=True, help="radiographs")
     parser.add_argument("--cache_dir", type=Path, default=Path("output/cache"))
+    parser.add_argument("--autoencoder_path", type=Path, help="without: the shipped one")
     parser.add_argument("--base_path", type=Path, help="without: the shipped one")
     parser.add_argument("--adapter_path", type=Path, help="fine-tuned network; without: the base at step 0")
     parser.add_argument("--image_size", type=int, default=256)
     parser.add_argument("--topology_weight", type=float, default=2e-6, help="lambda")
     parser.add_argument("--batches", type=int, default=4, help=f"of {BATCH} images for each time")
     options = parser.parse_args(arguments)
-    codec = load_autoencoder()
+    codec = load_autoencoder(options.autoencoder_path)
     base = load_base(options.base_path, codec)
     datalist = make_datalist(options.dataset_dir, test_fraction=0, max_images=BATCH * options.batches)
     latents = LatentDataset(datalist.train, options.image_size, options.cache_dir, codec)
     network = build_anatodiff(base, num_classes=len(datalist.classes))
     if options.adapter_path is not None:
         tuned = load_adapter(options.adapter_path, options.base_path, codec).network
-        names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        network = tuned.requires_grad_(False)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name in names)
-    trained = trained_parameters(network)
+            tuned.get_parameter(name).requires_grad_(parameter.requires_grad)
+        network = tuned
     schedule = base.diffusion.build()
-    criterion = AnatoDiffLoss(schedule, TopologicalWassersteinLoss(reduction="none"), topology_weight=1.0)
-    print(
-        f"lambda {options.topology_weight:g}, prediction {base.diffusion.prediction}, {len(trained)} trained tensors\n"
-    )
-    print("| step | error | W1 | output: ratio | cosine | trained: ratio | cosine |\n|---|---|---|---|---|---|---|")
-    for share in TIMES:
-        rows = []
-        for number, chosen in enumerate(torch.arange(len(latents)).split(BATCH)):
-            z = latents.mean[chosen] * base.scale_factor  # (B, C, h, w)
-            index = torch.full((len(z),), int(share * (len(schedule) - 1)))
-            noise = normal(tuple(z.shape), 0, number, "gradient share")  # (B, C, h, w)
-            noised = schedule.add_noise(z, noise, index)  # (B, C, h, w)
-            output = network(noised, schedule.timesteps[index], class_labels=latents.labels[chosen])
-            channels = torch.rand(z.shape[:2], generator=torch.Generator().manual_seed(number)).argsort(dim=1)
-            target = DiffusionTarget(z, noise, index, channels)
-            criterion(Prediction(output, noised), target)
-            said = output[:, : z.shape[1]]  # (B, C, h, w)
-            error = torch.nn.functional.mse_loss(said, schedule.target(z, noise, index))
-            estimate, _ = schedule.split(noised, said, index)
-            distance = criterion.topology(estimate, z, channels[:, :1]).mean() * options.topology_weight
-            found = []
-            for wanted in ([said], trained):
-                gradients = [torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-                             for loss in (error, distance)]  # fmt: skip
-                kept = [[g for g, h in zip(one, gradients[0], strict=True) if h is not None] for one in gradients]
-                zeros = [[torch.zeros(1) if g is None else g for g in one] for one in kept]
-                found += compare(*zeros)
-            rows.append([float(error), criterion.parts["topology"], *found])
-        mean = torch.tensor(rows).mean(dim=0).tolist()
-        cells = " | ".join(f"{value:.3g}" for value in mean)
-        print(f"| {int(share * (len(schedule) - 1))} | {cells} |", flush=True)
+    print(f"lambda {options.topology_weight:g}, prediction {base.diffusion.prediction}\n\n{HEAD}")
+    for time in TIMES:
+        rows = [
+            shares(network, schedule, latents.mean[rows] * base.scale_factor, latents.labels[rows], time,
+                   options.topology_weight, number)
+            for number, rows in enumerate(torch.arange(len(latents)).split(BATCH))
+        ]  # fmt: skip
+        cells = " | ".join(f"{value:.3g}" for value in torch.tensor(rows).mean(dim=0).tolist())
+        print(f"| {int(time * (len(schedule) - 1))} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

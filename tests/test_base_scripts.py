@@ -86,3 +86,22 @@ def test_gpu_recipe_runs_through_and_goes_on_where_it_stopped(small_images: Path
         "autoencoder.safetensors", "decoder.safetensors", "dit.safetensors",
     }  # fmt: skip
     assert load_base(f"{out}/dit.safetensors").classes == ["common", "rare"]
+
+
+def test_share_of_the_gradient_grows_with_lambda_and_is_that_of_the_angle(
+    small_images: Path, small_weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    program = runpy.run_path(str(ROOT / "scripts" / "gradient_share.py"))
+    ratio, cosine = program["compare"]([torch.tensor([3.0, 0.0]), torch.tensor([4.0])], [torch.tensor([0.0, 1.0, 0.0])])
+    assert (ratio, cosine) == pytest.approx((0.2, 0.0))
+    tables = []
+    for weight in (1e-6, 2e-6):
+        arguments = ["--dataset_dir", str(small_images), "--cache_dir", str(tmp_path), "--image_size", "64"]
+        arguments += [f"--{name}={path}" for name, path in small_weights.items()]
+        program["main"]([*arguments, "--batches", "1", "--topology_weight", str(weight)])
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+        tables.append(torch.tensor([[float(cell) for cell in line.strip("| ").split(" | ")] for line in lines]))
+    first, second = tables
+    assert len(first) == 11
+    torch.testing.assert_close(second[:, [3, 5]], 2 * first[:, [3, 5]], rtol=0.02, atol=0)
+    torch.testing.assert_close(second[:, [1, 2, 4, 6]], first[:, [1, 2, 4, 6]], rtol=0.02, atol=1e-3)
