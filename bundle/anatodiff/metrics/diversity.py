@@ -31,7 +31,7 @@ class Diversity:
     pairs: int
 
 
-def ms_ssim_diversity(images: torch.Tensor, pairs: int = 500, seed: int = 0) -> Diversity:
+def ms_ssim_diversity(images: torch.Tensor, pairs: int = 200, seed: int = 0) -> Diversity:
     """Average the multi-scale structural similarity over random pairs of one set; lower is more diverse.
 
     Compare it with that of as many real images: both a higher and a lower one is a difference.
