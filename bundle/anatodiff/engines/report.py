@@ -30,9 +30,9 @@ SHARES = {"precision", "recall", "coverage", "copy_rate", "suspicious_rate", "au
 TITLES = {
     "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
     "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
-    "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off", "copy_rate": "copies",
-    "suspicious_rate": "suspiciously near", "authenticity": "authenticity", "membership_auc": "membership, AUC",
-    "membership_tpr": "members found at 1 %",
+    "ms_ssim": "likeness in pairs (MS-SSIM)", "lpips": "unlikeness in pairs (LPIPS)",
+    "spectrum": "spectrum, decades off", "copy_rate": "copies", "suspicious_rate": "suspiciously near",
+    "authenticity": "authenticity", "membership_auc": "membership, AUC", "membership_tpr": "members found at 1 %",
 }  # fmt: skip
 
 
@@ -109,7 +109,8 @@ def _measures(found: Evaluated) -> Table:
         rows,
         "Kernel, Frechet and CMMD distances: smaller is nearer. FID only beside that of the real images: with some "
         "hundred images it is mostly bias. Precision: samples that look real; recall and coverage: real images that "
-        "samples reach; MS-SSIM: likeness of random pairs, higher is less diverse. In copies and what follows, the "
+        "samples reach; MS-SSIM: likeness of random pairs, higher is less diverse; LPIPS, where "
+        "its files were given: their distance, higher is more diverse. In copies and what follows, the "
         "reference images stand in for the samples as the real ones.",
     )
 
