@@ -56,8 +56,7 @@ def feature_measures(
     if min(len(reference), len(features)) >= LEAST_TO_EXTRAPOLATE:
         endless = frechet_infinity(reference, features, seed)
         found["fid_infinity"] = Measure(endless.value, endless.stderr)
-    units = [torch.nn.functional.normalize(side.double(), dim=1) for side in (reference, features)]
-    gaussian = cmmd(units[0], units[1])
+    gaussian = cmmd(*(torch.nn.functional.normalize(side.double(), dim=1) for side in (reference, features)))
     found["cmmd"] = Measure(gaussian.value, gaussian.stderr)
     manifold = improved_precision_recall(reference, features, nearest_k)
     balls = density_coverage(reference, features, nearest_k)
