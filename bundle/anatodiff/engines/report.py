@@ -26,6 +26,16 @@ SHOWN = 8  # images in a row
 DIAGRAMS = 32  # images of each kind whose diagrams are drawn
 GOOD = 0.15  # kernel distance beyond which samples are not radiographs of this kind yet, in the shipped features
 INTERVAL = 1.96  # standard errors
+# File of a run folder -> title, and what to say of it.
+RUN_PICTURES = {
+    "prepared.png": ("What the run was trained on", ""),
+    "prototypes.png": (
+        "Shape prototypes",
+        " Centres of clusters of the training images (binarized, unless threshold was null), of the largest clusters "
+        "first: what the network attends to. The centre of a cluster of one, sharp beside the others, is one patient.",
+    ),
+    "before_after.png": ("Before and after", ""),
+}
 SHARES = {"precision", "recall", "coverage", "copy_rate", "suspicious_rate", "authenticity"}
 TITLES = {
     "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
@@ -142,9 +152,9 @@ def _pictures(found: Evaluated) -> list[Figure]:
             "Above the synthetic images that are nearest to a training image, below that image: copies show here.",
         ),
     ]
-    for name, title in (("prepared.png", "What the run was trained on"), ("before_after.png", "Before and after")):
+    for name, (title, text) in RUN_PICTURES.items():
         if (found.run_dir / name).is_file():
-            figures.append(Figure(title, (found.run_dir / name).read_bytes(), f"{name} of the run."))
+            figures.append(Figure(title, (found.run_dir / name).read_bytes(), f"{name} of the run.{text}"))
     return figures
 
 
