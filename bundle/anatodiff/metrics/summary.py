@@ -56,7 +56,7 @@ def feature_measures(
     if min(len(reference), len(features)) >= LEAST_TO_EXTRAPOLATE:
         endless = frechet_infinity(reference, features, seed)
         found["fid_infinity"] = Measure(endless.value, endless.stderr)
-    gaussian = cmmd(*(torch.nn.functional.normalize(side.double(), dim=1) for side in (reference, features)))
+    gaussian = cmmd(_of_length_one(reference), _of_length_one(features))
     found["cmmd"] = Measure(gaussian.value, gaussian.stderr)
     manifold = improved_precision_recall(reference, features, nearest_k)
     balls = density_coverage(reference, features, nearest_k)
@@ -65,6 +65,10 @@ def feature_measures(
     found["density"] = Measure(balls.density)
     found["coverage"] = share_measure(balls.coverage, len(reference))
     return found
+
+
+def _of_length_one(features: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(features.double(), dim=1)  # (N, D)
 
 
 def image_measures(
