@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,11 @@ def test_all_prototypes_of_the_run_are_a_figure_of_their_own(page: str) -> None:
     assert pixels.shape[0] > 2 * 64
     assert np.diff(bright.astype(int)).clip(0).sum() == 8  # columns
     assert page.index("Nearest training images") < page.index("Shape prototypes") < page.index("Persistence diagrams")
+
+
+def test_a_run_without_prototypes_leaves_no_picture_of_those_before(run: Callable[..., Path]) -> None:
+    assert (run("prepare") / "prototypes.png").is_file()
+    assert not (run("prepare", n_prototypes=0) / "prototypes.png").exists()
 
 
 def test_what_must_not_be_overlooked_is_in_a_frame(page: str) -> None:
