@@ -15,6 +15,7 @@ from anatodiff.engines.workflow import cause_of
 from anatodiff.networks import Base, DiT, build_dit, save_base
 
 ROOT = Path(__file__).resolve().parents[1]
+VGG16_WIDTHS = (4, 6, 8, 10, 12)  # of the published one: 64, 128, 256, 512, 512
 SIZE = 64  # side of the small images; their latents are 8 x 8
 
 # Settings under which every workflow runs in about a second on the small weights and images.
@@ -106,6 +107,29 @@ def make_vgg(folder: Path, seed: int) -> str:
         tensors[f"{place}.weight"] = torch.randn(after, before, 3, 3) / (9 * before) ** 0.5
         tensors[f"{place}.bias"] = torch.zeros(after)
     path = folder / f"vgg{seed}.pth"
+    torch.save(tensors, path)
+    return str(path)
+
+
+def make_vgg16(folder: Path, seed: int, prefix: str = "features.") -> str:
+    """Write a narrow VGG-16 with random weights, named as in torchvision; returns its path."""
+    torch.manual_seed(seed)
+    tensors, before = {}, 3
+    for places, after in zip(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)), VGG16_WIDTHS, strict=True):
+        for place in places:
+            tensors[f"{prefix}{place}.weight"] = torch.randn(after, before, 3, 3) * (2 / (9 * before)) ** 0.5
+            tensors[f"{prefix}{place}.bias"] = 0.1 * torch.randn(after)
+            before = after
+    path = folder / f"vgg16_{seed}.pth"
+    torch.save(tensors, path)
+    return str(path)
+
+
+def make_lpips(folder: Path, seed: int) -> str:
+    """Write linear weights of LPIPS for the narrow VGG-16, named as in the published file; returns the path."""
+    torch.manual_seed(seed)
+    tensors = {f"lin{number}.model.1.weight": torch.rand(1, width, 1, 1) for number, width in enumerate(VGG16_WIDTHS)}
+    path = folder / f"lpips{seed}.pth"
     torch.save(tensors, path)
     return str(path)
 

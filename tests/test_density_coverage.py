@@ -44,6 +44,15 @@ def test_blocks_change_nothing_and_one_sample_is_enough(monkeypatch: pytest.Monk
     assert density_coverage(real, middle).density > 1
 
 
+def test_more_samples_than_a_block_are_by_definition() -> None:
+    real, synthetic = (torch.from_numpy(points(n, 2, n)) for n in (4500, 300))
+    radii = torch.cdist(real, real).kthvalue(6, dim=1).values  # of the fifth among the others
+    inside = torch.cdist(synthetic, real) <= radii  # (m, n)
+    expected = DensityCoverage(float(inside.sum()) / (5 * 300), float(inside.any(dim=0).double().mean()))
+    assert density_coverage(real, synthetic) == expected
+    assert improved_precision_recall(real, synthetic, 5).precision == float(inside.any(dim=1).double().mean())
+
+
 @pytest.mark.parametrize(
     ("real", "synthetic", "k", "message"),
     [

@@ -74,6 +74,23 @@ def test_known_normal_distributions() -> None:
     assert got == pytest.approx(np.trace(s) + np.trace(t) - 2 * trace, rel=1e-9)
 
 
+@pytest.mark.parametrize(("n", "m", "d"), [(9000, 4097, 3), (4096, 12_300, 2)])
+def test_more_samples_than_a_block_far_from_the_origin(n: int, m: int, d: int) -> None:
+    x, y = features(n, d, 1, shift=100.0), features(m, d, 2, shift=99.5)
+    assert frechet_distance(x, y) == pytest.approx(by_square_root(x, y), rel=1e-9)
+    flat = np.concatenate([y, y[:, :1]], axis=1)  # without variance in one direction, unlike the other set
+    other = np.concatenate([x, x[::-1, :1]], axis=1)
+    assert frechet_distance(other, flat) == pytest.approx(by_eigenvalues(other, flat), rel=1e-6)
+    assert frechet_distance(flat, other) == pytest.approx(frechet_distance(other, flat), rel=1e-9)
+
+
+def test_the_first_bad_sample_is_named_in_any_block() -> None:
+    x = np.zeros((5000, 2))
+    x[4500, 1] = np.nan
+    with pytest.raises(ValueError, match="y has NaN or infinite features, first in sample 4500"):
+        frechet_distance(np.zeros((5, 2)), x)
+
+
 def test_agrees_with_monai() -> None:
     x, y = torch.from_numpy(features(90, 6, 1)), torch.from_numpy(features(70, 6, 2, shift=0.3))
     try:

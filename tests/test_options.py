@@ -14,8 +14,10 @@ from support import (
     ROOT,
     make_base,
     make_features,
+    make_lpips,
     make_start,
     make_vgg,
+    make_vgg16,
     make_weights,
     options_for,
     run_workflow,
@@ -27,7 +29,8 @@ from anatodiff.weights import load_weights
 
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
 # "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
-# features, "@vgg": another network of the perceptual loss, "@start": an autoencoder to go on from.
+# features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of LPIPS, "@start": an autoencoder
+# to go on from.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -84,6 +87,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "feature_network": "@features", "feature_channels": 1, "feature_size": 32,
         "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "nearest_k": 2,
         "reference_dir": "@images", "train_dir": "@images", "split_seed": 6, "max_train_images": 8,
+        "lpips_network": "@vgg16", "lpips_weights": "@lpips",
     },
 }  # fmt: skip
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
@@ -105,6 +109,8 @@ def context(option: str) -> tuple[str, dict[str, Any]]:
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
         return "features", {"feature_network": "@features", "feature_channels": 3}
+    if option.startswith("lpips_"):
+        return "lpips", {"lpips_network": "@vgg16", "lpips_weights": "@lpips"}
     if option.startswith("lora_"):
         return "lora", {"finetuning": "lora"}
     if option.startswith("selora_"):
@@ -222,6 +228,8 @@ def test_option_changes_something(
             "@weights": lambda: make_weights(folder, seed)[key],
             "@features": lambda: make_features(folder, seed),
             "@vgg": lambda: make_vgg(folder, seed),
+            "@vgg16": lambda: make_vgg16(folder, seed),
+            "@lpips": lambda: make_lpips(folder, seed),
             "@start": lambda: make_start(folder, seed),
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),

@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from support import run_workflow
 
+from anatodiff.engines.pictures import save_grid
 from anatodiff.metrics import radial_spectrum
 from anatodiff.report import (
     Figure,
@@ -36,13 +38,15 @@ def opened(png: bytes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def page(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of an evaluation of the small images against themselves, with losses beside the samples."""
+    """The report of an evaluation of the small images against themselves, with losses and prototypes beside them."""
     root = tmp_path_factory.mktemp("report")
     (root / "run").mkdir()
     shutil.copytree(small_images, root / "run" / "samples")
     (root / "run" / "losses.csv").write_text(
         "step,loss,mse\n" + "".join(f"{k},{1 / k},{2 / k}\n" for k in range(1, 90))
     )
+    shapes = [list(torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(row))) for row in range(2)]
+    save_grid(root / "run" / "prototypes.png", shapes)
     run_workflow(
         "evaluate", run_dir=str(root / "run"), dataset_dir=str(small_images), cache_dir=str(root / "cache"),
     )  # fmt: skip
@@ -52,15 +56,31 @@ def page(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_page_holds_everything_and_asks_nobody(page: str) -> None:
     words = (
         "kernel distance (KID)", "95 % interval", "Nearest training images", "Spectrum", "Persistence diagrams",
-        "Features", "Losses of the run", "planted", "features sha256", "images of patients",
+        "Features", "Losses of the run", "Shape prototypes", "planted", "features sha256", "images of patients",
     )  # fmt: skip
     assert all(word in page for word in words)
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     sources = re.findall(r'<img src="([^"]{0,40})', page)
-    assert len(sources) == 6
+    assert len(sources) == 7
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     for data in re.findall(r"base64,([^\"]+)", page):
         assert opened(base64.b64decode(data)).std() > 5
+
+
+def test_all_prototypes_of_the_run_are_a_figure_of_their_own(page: str) -> None:
+    """As the run drew them, pixel by pixel, and before the samples' plots."""
+    found = re.search(r'Shape prototypes</h2>.*?<img src="data:image/png;base64,([^"]+)"', page, re.DOTALL)
+    assert found is not None
+    pixels = opened(base64.b64decode(found[1]))[:, :, 0]
+    bright = (pixels != 24).mean(axis=0) > 0.5  # the sheet's background
+    assert pixels.shape[0] > 2 * 64
+    assert np.diff(bright.astype(int)).clip(0).sum() == 8  # columns
+    assert page.index("Nearest training images") < page.index("Shape prototypes") < page.index("Persistence diagrams")
+
+
+def test_a_run_without_prototypes_leaves_no_picture_of_those_before(run: Callable[..., Path]) -> None:
+    assert (run("prepare") / "prototypes.png").is_file()
+    assert not (run("prepare", n_prototypes=0) / "prototypes.png").exists()
 
 
 def test_what_must_not_be_overlooked_is_in_a_frame(page: str) -> None:

@@ -17,7 +17,7 @@ from anatodiff.engines.finish import check_writable
 from anatodiff.engines.privacy import examine, write_privacy
 from anatodiff.engines.report import TITLES, Evaluated, write_report
 from anatodiff.files import replaced_when_whole
-from anatodiff.metrics import FeatureNetwork, Measure, feature_measures, image_measures
+from anatodiff.metrics import LPIPS, FeatureNetwork, Measure, feature_measures, image_measures
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Evaluation:
         output_dir: where the numbers go.
         nearest_k: k of precision, recall, density and coverage.
         seed: of the draw of as many training images as there are samples, of subsets and of pairs.
+        lpips: measures the diversity of either kind, too; None leaves it out.
 
     Raises:
         ValueError: there are too few images of one kind, or held-back patients were trained on.
@@ -51,11 +52,13 @@ class Evaluation:
         output_dir: str | Path,
         nearest_k: int = 5,
         seed: int = 0,
+        lpips: LPIPS | None = None,
     ) -> None:
         if nearest_k < 1:
             raise ValueError(f"nearest_k is {nearest_k}; give at least 1")
         self.features, self.samples, self.real = features, samples, real
         self.output_dir, self.nearest_k, self.seed = Path(output_dir), nearest_k, seed
+        self.lpips = lpips
         self._check_counts()
         self._check_unseen()
         check_writable(self.output_dir)
@@ -102,7 +105,8 @@ class Evaluation:
         sets = []
         for name, given in zip(("synthetic", "training"), privacy.measures(), strict=True):
             by_features = feature_measures(features["real"], features[name], self.nearest_k, self.seed)
-            sets.append(by_features | image_measures(images["real"], images[name], self.seed) | given)
+            by_images = image_measures(images["real"], images[name], self.seed, self.lpips)
+            sets.append(by_features | by_images | given)
         synthetic, real = sets
         settings = self._settings(len(images["training"]), features["real"].shape[1])
         self._write(synthetic, real, settings)
@@ -122,7 +126,10 @@ class Evaluation:
         return order[:n].sort().values  # (at most n,)
 
     def _settings(self, drawn: int, dimensions: int) -> dict[str, Any]:
-        return {
+        networks = {} if self.lpips is None else {"lpips": {
+            "network_sha256": self.lpips.network_sha256, "weights_sha256": self.lpips.weights_sha256,
+        }}  # fmt: skip
+        return networks | {
             "features": {"name": self.features.name, "sha256": self.features.sha256, "dimensions": dimensions},
             "samples": len(self.samples),
             "training_images": {"measured": drawn, "of": len(self.real.train)},

@@ -14,7 +14,7 @@ from anatodiff.data.listing import IMAGE_ENDINGS
 from anatodiff.engines.prepare import dataset_folder
 from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
-from anatodiff.metrics import FeatureInput, FeatureNetwork, ShippedFeatures, TorchScriptFeatures
+from anatodiff.metrics import LPIPS, FeatureInput, FeatureNetwork, ShippedFeatures, TorchScriptFeatures
 
 
 def feature_network(
@@ -50,6 +50,32 @@ def feature_network(
             "give feature_network too, or leave them out"
         )
     return ShippedFeatures(device=device)
+
+
+def perceptual_distance(
+    network: str | Path | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> LPIPS | None:
+    """Read the two files of LPIPS.
+
+    Args:
+        network: convolutions of VGG-16.
+        weights: linear layers.
+        device: where to compute.
+
+    Returns:
+        the distance; None without both files.
+
+    Raises:
+        OptionError: one file without the other.
+    """
+    if network is None and weights is None:
+        return None
+    if network is None or weights is None:
+        missing = "lpips_network" if network is None else "lpips_weights"
+        raise OptionError(f"{missing} is missing: LPIPS needs both lpips_network and lpips_weights; give both or none")
+    return LPIPS(network, weights, device)
 
 
 def read_samples(generated_dir: str | Path, image_size: int, cache_dir: str | Path) -> ImageDataset:

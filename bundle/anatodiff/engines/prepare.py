@@ -225,5 +225,7 @@ class Preparation:
             every = self.prototypes.images.split(PICTURE_COLUMNS)
             rows, titles = [*rows, list(every[0])], [*titles, "prototypes, of the largest clusters first"]
             save_grid(self.output_dir / "prototypes.png", [list(row) for row in every])
+        else:  # those of an earlier run in this folder are not this run's
+            (self.output_dir / "prototypes.png").unlink(missing_ok=True)
         save_grid(self.output_dir / "prepared.png", rows, titles)
         logger.info("wrote datalist.json and prepared.png to %s", self.output_dir)

@@ -26,13 +26,23 @@ SHOWN = 8  # images in a row
 DIAGRAMS = 32  # images of each kind whose diagrams are drawn
 GOOD = 0.15  # kernel distance beyond which samples are not radiographs of this kind yet, in the shipped features
 INTERVAL = 1.96  # standard errors
+# File of a run folder -> title, and what to say of it.
+RUN_PICTURES = {
+    "prepared.png": ("What the run was trained on", ""),
+    "prototypes.png": (
+        "Shape prototypes",
+        " Centres of clusters of the training images (binarized, unless threshold was null), of the largest clusters "
+        "first: what the network attends to. The centre of a cluster of one, sharp beside the others, is one patient.",
+    ),
+    "before_after.png": ("Before and after", ""),
+}
 SHARES = {"precision", "recall", "coverage", "copy_rate", "suspicious_rate", "authenticity"}
 TITLES = {
     "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
     "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
-    "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off", "copy_rate": "copies",
-    "suspicious_rate": "suspiciously near", "authenticity": "authenticity", "membership_auc": "membership, AUC",
-    "membership_tpr": "members found at 1 %",
+    "ms_ssim": "likeness in pairs (MS-SSIM)", "lpips": "unlikeness in pairs (LPIPS)",
+    "spectrum": "spectrum, decades off", "copy_rate": "copies", "suspicious_rate": "suspiciously near",
+    "authenticity": "authenticity", "membership_auc": "membership, AUC", "membership_tpr": "members found at 1 %",
 }  # fmt: skip
 
 
@@ -109,7 +119,8 @@ def _measures(found: Evaluated) -> Table:
         rows,
         "Kernel, Frechet and CMMD distances: smaller is nearer. FID only beside that of the real images: with some "
         "hundred images it is mostly bias. Precision: samples that look real; recall and coverage: real images that "
-        "samples reach; MS-SSIM: likeness of random pairs, higher is less diverse. In copies and what follows, the "
+        "samples reach; MS-SSIM: likeness of random pairs, higher is less diverse; LPIPS, where "
+        "its files were given: their distance, higher is more diverse. In copies and what follows, the "
         "reference images stand in for the samples as the real ones.",
     )
 
@@ -141,9 +152,9 @@ def _pictures(found: Evaluated) -> list[Figure]:
             "Above the synthetic images that are nearest to a training image, below that image: copies show here.",
         ),
     ]
-    for name, title in (("prepared.png", "What the run was trained on"), ("before_after.png", "Before and after")):
+    for name, (title, text) in RUN_PICTURES.items():
         if (found.run_dir / name).is_file():
-            figures.append(Figure(title, (found.run_dir / name).read_bytes(), f"{name} of the run."))
+            figures.append(Figure(title, (found.run_dir / name).read_bytes(), f"{name} of the run.{text}"))
     return figures
 
 

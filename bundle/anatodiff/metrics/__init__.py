@@ -16,6 +16,7 @@ from anatodiff.metrics.features import (
 from anatodiff.metrics.frechet_distance import frechet_distance
 from anatodiff.metrics.frechet_infinity import FrechetInfinity, frechet_infinity
 from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
+from anatodiff.metrics.lpips import LPIPS, lpips_diversity
 from anatodiff.metrics.masks import MaskMeasures, mask_measures
 from anatodiff.metrics.membership import Membership, membership_inference, membership_scores
 from anatodiff.metrics.paired import PairedMeasures, paired_measures
@@ -25,6 +26,7 @@ from anatodiff.metrics.summary import Measure, feature_measures, image_measures,
 from anatodiff.metrics.trials import Interval, paired_difference, student_interval
 
 __all__ = [
+    "LPIPS",
     "Authenticity",
     "CopyDetector",
     "CopyRate",
@@ -54,6 +56,7 @@ __all__ = [
     "image_measures",
     "improved_precision_recall",
     "kernel_distance",
+    "lpips_diversity",
     "mask_measures",
     "membership_inference",
     "membership_scores",

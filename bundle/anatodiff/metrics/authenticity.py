@@ -52,7 +52,7 @@ def authenticity(training: Features, synthetic: Features) -> Authenticity:
     References:
         Alaa et al., How faithful is your synthetic data?, 2022, https://arxiv.org/abs/2102.08921, section 3.3.
     """
-    known, samples = checked_pair(training, synthetic, 1, ("training", "synthetic"))
+    known, samples = (side.double() for side in checked_pair(training, synthetic, 1, ("training", "synthetic")))
     if len(known) < MIN_TRAINING:
         raise ValueError(f"training has {len(known)} samples: distances among them need at least {MIN_TRAINING}.")
     # The first of a training image's two nearest is itself.

@@ -25,7 +25,7 @@ def cmmd(x: Features, y: Features, sigma: float = SIGMA, block_size: int = 1024)
         x: (n, D) features, n >= 3, finite.
         y: (m, D) features, m >= 3, finite.
         sigma: width of the kernel in units of the features.
-        block_size: rows of the kernel matrix in memory at a time.
+        block_size: rows and columns of the kernel matrix in memory at a time.
 
     Returns:
         value and standard error, both times 1000.
@@ -39,7 +39,7 @@ def cmmd(x: Features, y: Features, sigma: float = SIGMA, block_size: int = 1024)
     """
     if not sigma > 0:
         raise ValueError(f"sigma={sigma} is no width: give a number above 0.")
-    first, second = checked_pair(x, y, MIN_SAMPLES)  # (n, D), (m, D) float64
+    first, second = checked_pair(x, y, MIN_SAMPLES)  # (n, D), (m, D)
 
     def gaussian(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2 * a @ b.T  # (n, m)

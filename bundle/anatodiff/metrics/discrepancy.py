@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from anatodiff.metrics.pairs import float64_blocks
+
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Leaving one sample out must leave two: the unbiased mean over pairs divides by n - 1.
 MIN_SAMPLES = 3
@@ -29,10 +31,10 @@ def squared_discrepancy(
     large rather than too small, by about the square root of two.
 
     Args:
-        first: (n, D) features, n >= 3, float64.
-        second: (m, D) features, m >= 3, float64.
-        kernel: of a block (b, D) and a set (m, D), (b, m).
-        block_size: rows of the kernel matrix in memory at a time; it changes the memory, not the value.
+        first: (n, D) features, n >= 3.
+        second: (m, D) features, m >= 3.
+        kernel: of two blocks (b, D) and (c, D) in float64, (b, c); symmetric.
+        block_size: rows and columns of the kernel matrix in memory at a time; it changes the memory, not the value.
 
     Returns:
         value and standard error.
@@ -45,9 +47,9 @@ def squared_discrepancy(
     """
     if block_size < 1:
         raise ValueError(f"block_size={block_size} is not a positive number of rows.")
-    xx, yy = (_row_sums(side, side, kernel, block_size)[0] for side in (first, second))  # (n,), (m,)
+    xx, yy = (_sums_among(side, kernel, block_size) for side in (first, second))  # (n,), (m,)
     xx, yy = xx - _with_itself(first, kernel), yy - _with_itself(second, kernel)
-    xy, yx = _row_sums(first, second, kernel, block_size)  # (n,), (m,)
+    xy, yx = _sums_between(first, second, kernel, block_size)  # (n,), (m,)
     n, m = len(first), len(second)
     total_xx, total_yy, total_xy = xx.sum(), yy.sum(), xy.sum()
     mean_xx, mean_yy = total_xx / (n * (n - 1)), total_yy / (m * (m - 1))
@@ -60,14 +62,35 @@ def squared_discrepancy(
 
 
 def _with_itself(features: torch.Tensor, kernel: Kernel) -> torch.Tensor:
-    return torch.cat([kernel(few, few).diagonal() for few in features.split(64)])  # (n,)
+    return torch.cat([kernel(few, few).diagonal() for few in float64_blocks(features, 64)])  # (n,)
 
 
-def _row_sums(a: torch.Tensor, b: torch.Tensor, kernel: Kernel, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _sums_among(features: torch.Tensor, kernel: Kernel, block_size: int) -> torch.Tensor:
+    """Sum the kernel matrix of one set over its rows, (n,)."""
+    sums = features.new_zeros(len(features), dtype=torch.float64)
+    for i, rows in enumerate(float64_blocks(features, block_size)):
+        start = i * block_size
+        # What lies below the diagonal is the mirror image of what lies above it.
+        for j, columns in enumerate(float64_blocks(features[start:], block_size)):
+            values = kernel(rows, columns)  # (b, c)
+            sums[start : start + len(rows)] += values.sum(dim=1)
+            if j > 0:
+                other = start + j * block_size
+                sums[other : other + len(columns)] += values.sum(dim=0)
+    return sums
+
+
+def _sums_between(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    kernel: Kernel,
+    block_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum the kernel matrix over b for each sample of a, and over a for each sample of b."""
-    over_b, over_a = [], b.new_zeros(len(b))
-    for block in a.split(block_size):
-        values = kernel(block, b)  # (block, m)
-        over_b.append(values.sum(dim=1))
-        over_a += values.sum(dim=0)
-    return torch.cat(over_b), over_a
+    over_b, over_a = (side.new_zeros(len(side), dtype=torch.float64) for side in (a, b))
+    for rows, row_sums in zip(float64_blocks(a, block_size), over_b.split(block_size), strict=True):
+        for columns, column_sums in zip(float64_blocks(b, block_size), over_a.split(block_size), strict=True):
+            values = kernel(rows, columns)  # (b, c)
+            row_sums += values.sum(dim=1)
+            column_sums += values.sum(dim=0)
+    return over_b, over_a

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from anatodiff.metrics.pairs import Features, checked_pair
+from anatodiff.metrics.pairs import Features, checked_pair, float64_blocks, float64_mean
 
 __all__ = ["frechet_distance"]
 
 MIN_SAMPLES = 2  # a covariance divides by n - 1
+# Rows of a block over features: a larger one costs memory, a smaller one work, as each block is factored with D rows.
+BLOCK_RATIO = 4
+MIN_BLOCK = 4096  # rows
 
 
 def frechet_distance(x: Features, y: Features) -> float:
@@ -37,14 +40,20 @@ def frechet_distance(x: Features, y: Features) -> float:
         AnatoDiff, section IV.B.
     """
     first, second = checked_pair(x, y, MIN_SAMPLES)
-    left, right = _root(first), _root(second)  # (min(n, D), D), (min(m, D), D)
-    between = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
+    means = float64_mean(first), float64_mean(second)  # (D,), (D,)
+    left, right = _root(first, means[0]), _root(second, means[1])  # (min(n, D), D), (min(m, D), D)
+    between = (means[0] - means[1]).square().sum()
     within = left.square().sum() + right.square().sum() - 2 * torch.linalg.svdvals(left @ right.T).sum()
     return max(0.0, float(between + within))  # equal sets come out at some rounding around 0
 
 
-def _root(features: torch.Tensor) -> torch.Tensor:
-    """Return some R of at most D rows with R^T R the covariance of the features (n, D)."""
+def _root(features: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Return some R of at most D rows with R^T R the covariance of the features (n, D) of this mean (D,)."""
     n, d = features.shape
-    centred = (features - features.mean(dim=0)) / (n - 1) ** 0.5  # (n, D)
-    return centred if n <= d else torch.linalg.qr(centred, mode="r").R  # (min(n, D), D)
+    root = mean.new_zeros(0, d)
+    # Not by adding up X^T X: that squares the condition, and directions without variance would be lost in rounding.
+    for block in float64_blocks(features, max(BLOCK_RATIO * d, MIN_BLOCK)):
+        root = torch.cat([root, (block - mean) / (n - 1) ** 0.5])  # (at most D + block, D)
+        if len(root) > d:
+            root = torch.linalg.qr(root, mode="r").R  # (D, D)
+    return root  # (min(n, D), D)

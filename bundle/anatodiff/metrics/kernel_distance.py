@@ -33,7 +33,7 @@ def kernel_distance(x: Features, y: Features, block_size: int = 1024) -> KernelD
     Args:
         x: (n, D) features, n >= 3, finite.
         y: (m, D) features, m >= 3, finite.
-        block_size: rows of the kernel matrix in memory at a time; it changes the memory, not the value.
+        block_size: rows and columns of the kernel matrix in memory at a time; it changes the memory, not the value.
 
     Returns:
         The value and its standard error, both not multiplied by anything (some report 1000 x KID).
@@ -44,7 +44,7 @@ def kernel_distance(x: Features, y: Features, block_size: int = 1024) -> KernelD
     References:
         Binkowski et al., Demystifying MMD GANs, 2018, https://arxiv.org/abs/1801.01401.
     """
-    first, second = checked_pair(x, y, MIN_SAMPLES)  # (n, D), (m, D) float64
+    first, second = checked_pair(x, y, MIN_SAMPLES)  # (n, D), (m, D)
     return KernelDistance(*squared_discrepancy(first, second, _cubic, block_size))
 
 

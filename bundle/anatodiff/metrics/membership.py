@@ -44,7 +44,7 @@ def membership_scores(real: Features, synthetic: Features) -> torch.Tensor:
     References:
         Hilprecht et al., Monte Carlo and reconstruction membership inference attacks, 2019.
     """
-    first, second = checked_pair(real, synthetic, 1, ("real", "synthetic"))
+    first, second = (side.double() for side in checked_pair(real, synthetic, 1, ("real", "synthetic")))
     return -torch.cat([torch.cdist(block, second).min(dim=1).values for block in first.split(BLOCK)])
 
 

@@ -13,6 +13,7 @@ from anatodiff.metrics.frechet_distance import frechet_distance
 from anatodiff.metrics.frechet_infinity import MIN_SAMPLES as LEAST_TO_EXTRAPOLATE
 from anatodiff.metrics.frechet_infinity import frechet_infinity
 from anatodiff.metrics.kernel_distance import kernel_distance
+from anatodiff.metrics.lpips import LPIPS, lpips_diversity
 from anatodiff.metrics.precision_recall import improved_precision_recall
 from anatodiff.metrics.spectrum import radial_spectrum, spectrum_error
 
@@ -55,8 +56,7 @@ def feature_measures(
     if min(len(reference), len(features)) >= LEAST_TO_EXTRAPOLATE:
         endless = frechet_infinity(reference, features, seed)
         found["fid_infinity"] = Measure(endless.value, endless.stderr)
-    units = [torch.nn.functional.normalize(side.double(), dim=1) for side in (reference, features)]
-    gaussian = cmmd(units[0], units[1])
+    gaussian = cmmd(_of_length_one(reference), _of_length_one(features))
     found["cmmd"] = Measure(gaussian.value, gaussian.stderr)
     manifold = improved_precision_recall(reference, features, nearest_k)
     balls = density_coverage(reference, features, nearest_k)
@@ -67,21 +67,35 @@ def feature_measures(
     return found
 
 
-def image_measures(reference: torch.Tensor, images: torch.Tensor, seed: int = 0) -> dict[str, Measure]:
+def _of_length_one(features: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(features.double(), dim=1)  # (N, D)
+
+
+def image_measures(
+    reference: torch.Tensor,
+    images: torch.Tensor,
+    seed: int = 0,
+    lpips: LPIPS | None = None,
+) -> dict[str, Measure]:
     """Compare images with the reference images, by name.
 
     Args:
         reference: (m, 1, H, H) in [0, 1].
         images: (n, 1, H, H) in [0, 1].
         seed: of the pairs.
+        lpips: measures pairs of images, too, if given; it needs 3 images of 16 pixels.
 
     Returns:
-        "ms_ssim" of the images among themselves (or not: it needs 3 images of 161 pixels), and "spectrum" in decades.
+        "ms_ssim" of the images among themselves (or not: it needs 3 images of 161 pixels), "lpips" of the same kind
+        (or not), and "spectrum" in decades.
     """
     found = {}
     if len(images) >= 3 and images.shape[2] >= MIN_SIDE:
         likeness = ms_ssim_diversity(images, seed=seed)
         found["ms_ssim"] = Measure(likeness.value, likeness.stderr)
+    if lpips is not None:
+        distance = lpips_diversity(lpips, images, seed=seed)
+        found["lpips"] = Measure(distance.value, distance.stderr)
     found["spectrum"] = Measure(spectrum_error(radial_spectrum(reference), radial_spectrum(images)))
     return found
 
