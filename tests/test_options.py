@@ -19,7 +19,9 @@ from support import (
     make_weights,
     options_for,
     run_workflow,
+    smooth_pictures,
     with_domains,
+    write_pictures,
 )
 
 from anatodiff.data import read_radiograph
@@ -27,7 +29,8 @@ from anatodiff.weights import load_weights
 
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
 # "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
-# features, "@vgg": another network of the perceptual loss, "@start": an autoencoder to go on from.
+# features, "@vgg": another network of the perceptual loss, "@start": an autoencoder to go on from, "@pictures": images
+# that are all unlike each other.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -77,7 +80,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
         "dataset_dir": "@new", "seed": 7, "sampler": "ddpm", "sampling_steps": 2, "guidance_scale": 1.0,
         "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "samples_per_class": 2,
-        "formats": ["nii.gz"],
+        "formats": ["nii.gz"], "refuse_copies_of": "@pictures", "held_out_dir": "@pictures", "cache_dir": "@new",
     },
     "evaluate": {
         **{key: TRAINING[key] for key in FOLDERS}, "generated_dir": "@images", "run_dir": "@new",
@@ -99,8 +102,10 @@ REFUSED = {
 }  # fmt: skip
 
 
-def context(option: str) -> tuple[str, dict[str, Any]]:
+def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
     """Where an option is read: most everywhere, some only beside another one. Returns its name and those others."""
+    if name == "inference" and option in ("refuse_copies_of", "held_out_dir", "cache_dir"):
+        return "refusal", {"refuse_copies_of": "@pictures", "held_out_dir": "@pictures"}
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
@@ -207,7 +212,7 @@ def test_option_changes_something(
     run_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    needs, others = context(option)
+    needs, others = context(name, option)
 
     def given(root: Path) -> dict[str, Any]:
         options: dict[str, Any] = options_for(name, small_images, small_weights, root)
@@ -226,6 +231,7 @@ def test_option_changes_something(
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
             "@all": lambda: str(small_images),
+            "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
             "@domains": lambda: with_domains(small_images, folder),
         }
         return makers[value]() if isinstance(value, str) and value in makers else value

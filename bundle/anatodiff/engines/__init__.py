@@ -17,6 +17,7 @@ from anatodiff.engines.prepare import (
     latents_of,
     shape_prototypes,
 )
+from anatodiff.engines.release import copy_refusal
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
@@ -52,6 +53,7 @@ __all__ = [
     "build_critic",
     "choose_device",
     "choose_precision",
+    "copy_refusal",
     "dataset_folder",
     "extra_images",
     "extra_latents",
