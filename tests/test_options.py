@@ -30,7 +30,7 @@ from anatodiff.weights import load_weights
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
 # "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
 # features, "@vgg": another network of the perceptual loss, "@start": an autoencoder to go on from, "@pictures": images
-# that are all unlike each other.
+# that are all unlike each other, "@adapter": that of a finished run.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -87,6 +87,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "feature_network": "@features", "feature_channels": 1, "feature_size": 32,
         "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "nearest_k": 2,
         "reference_dir": "@images", "train_dir": "@images", "split_seed": 6, "max_train_images": 8,
+        "adapter_path": "@new", "base_path": "@weights", "autoencoder_path": "@weights",
     },
 }  # fmt: skip
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
@@ -98,7 +99,8 @@ REFUSED = {
     ("train", "base_path"): "another autoencoder",
     ("train", "prediction"): "predicts 'epsilon', not 'flow'", ("inference", "autoencoder_path"): "another autoencoder",
     ("inference", "base_path"): "another autoencoder", ("inference", "adapter_path"): "no such weights file",
-    ("inference", "run_dir"): "no such weights file", ("evaluate", "feature_channels"): "set feature_channels",
+    ("inference", "run_dir"): "no such weights file", ("evaluate", "adapter_path"): "no such weights file",
+    ("evaluate", "base_path"): "another autoencoder", ("evaluate", "autoencoder_path"): "another autoencoder", ("evaluate", "feature_channels"): "set feature_channels",
 }  # fmt: skip
 
 
@@ -106,6 +108,8 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
     """Where an option is read: most everywhere, some only beside another one. Returns its name and those others."""
     if name == "inference" and option in ("refuse_copies_of", "held_out_dir", "cache_dir"):
         return "refusal", {"refuse_copies_of": "@pictures", "held_out_dir": "@pictures"}
+    if name == "evaluate" and option in ("adapter_path", "base_path", "autoencoder_path"):
+        return "model", {"adapter_path": "@adapter", "base_path": "@weights", "autoencoder_path": "@weights"}
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
@@ -231,6 +235,7 @@ def test_option_changes_something(
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
             "@all": lambda: str(small_images),
+            "@adapter": lambda: str(run_dir / "adapter.safetensors"),
             "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
             "@domains": lambda: with_domains(small_images, folder),
         }

@@ -47,6 +47,7 @@ class Privacy:
         authentic: of the samples.
         authentic_real: of the reference images in their place.
         membership: what an attacker learns from the samples.
+        by_model: what an attacker learns from the network itself; None where it was not given.
     """
 
     found: CopySearch
@@ -57,6 +58,7 @@ class Privacy:
     authentic: Authenticity
     authentic_real: Authenticity
     membership: Membership
+    by_model: Membership | None = None
 
     @property
     def proves(self) -> bool:
@@ -73,6 +75,9 @@ class Privacy:
             "membership_auc": Measure(self.membership.auc, self.membership.stderr),
             "membership_tpr": Measure(self.membership.true_positives),
         }
+        if self.by_model is not None:
+            ours["model_membership_auc"] = Measure(self.by_model.auc, self.by_model.stderr)
+            ours["model_membership_tpr"] = Measure(self.by_model.true_positives)
         real = {
             "copy_rate": _rate(self.held_out.copied),
             "suspicious_rate": _rate(self.held_out.suspicious),
@@ -211,6 +216,7 @@ def write_privacy(privacy: Privacy, folder: Path, samples: ImageDataset, trainin
             torch.tensor([0.05, 0.5, 0.95]).double()
         ).tolist(),
         "membership": asdict(privacy.membership),
+        "model_membership": None if privacy.by_model is None else asdict(privacy.by_model),
         "nearest_pairs": [
             {
                 "sample": Path(samples.items[k]["image"]).name,

@@ -32,7 +32,8 @@ TITLES = {
     "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
     "ms_ssim": "likeness in pairs (MS-SSIM)", "spectrum": "spectrum, decades off", "copy_rate": "copies",
     "suspicious_rate": "suspiciously near", "authenticity": "authenticity", "membership_auc": "membership, AUC",
-    "membership_tpr": "members found at 1 %",
+    "membership_tpr": "members found at 1 %", "model_membership_auc": "membership by the model, AUC",
+    "model_membership_tpr": "members found by it at 1 %",
 }  # fmt: skip
 
 
