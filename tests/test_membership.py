@@ -1,4 +1,4 @@
-"""Membership inference with the model in hand: certain for a network that learned by heart, chance for an untrained one."""
+"""Membership inference with the model in hand: sure of one that learned by heart, chance for an untrained one."""
 
 from __future__ import annotations
 

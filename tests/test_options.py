@@ -51,7 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "train": {
         **TRAINING, **DIFFUSION, **PROTOTYPES, "base_path": "@weights", "prediction": "flow",
         "start_class": "b",
-        "split_seed": 6, "max_train_images": 8, "measure_base": False,
+        "split_seed": 6, "max_train_images": 8, "measure_base": False, "keep_every": 2,
         "finetuning": "bitfit", "gamma": "linear", "lora_rank": 3, "lora_scale": 2.0, "lora_layers": ["fc1"],
         "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
         "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
@@ -100,7 +100,8 @@ REFUSED = {
     ("train", "prediction"): "predicts 'epsilon', not 'flow'", ("inference", "autoencoder_path"): "another autoencoder",
     ("inference", "base_path"): "another autoencoder", ("inference", "adapter_path"): "no such weights file",
     ("inference", "run_dir"): "no such weights file", ("evaluate", "adapter_path"): "no such weights file",
-    ("evaluate", "base_path"): "another autoencoder", ("evaluate", "autoencoder_path"): "another autoencoder", ("evaluate", "feature_channels"): "set feature_channels",
+    ("evaluate", "base_path"): "another autoencoder", ("evaluate", "autoencoder_path"): "another autoencoder",
+    ("evaluate", "feature_channels"): "set feature_channels",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
-from anatodiff.engines.checkpoints import Checkpoints
+from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
 from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
@@ -31,6 +31,7 @@ __all__ = [
     "FineTuneResult",
     "FixedBatches",
     "GrowRanks",
+    "KeepAdapters",
     "LearningRate",
     "LossLog",
     "NoisePredictionInferer",

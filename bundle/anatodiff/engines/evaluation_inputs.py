@@ -149,4 +149,5 @@ def read_real(
     else:
         lists = [make_datalist(folder, test_fraction=0) for folder in (train_dir, reference_dir) if folder]
         items, classes = [datalist.train for datalist in lists], [datalist.classes for datalist in lists]
-    return RealImages(*(ImageDataset(part, image_size, cache_dir) for part in items), *classes)
+    train, reference = (ImageDataset(part, image_size, cache_dir) for part in items)
+    return RealImages(train, reference, *classes)
