@@ -10,7 +10,6 @@ It leaves runs.csv, one row for each run, and tables.md, whose differences are p
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from anatodiff.engines.protocol import Table, plan, read_protocol, run_trials
+from anatodiff.engines.protocol import Table, options_from, plan, read_protocol, run_trials
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import paired_difference, student_interval
 
@@ -117,12 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     if strange:
         parser.error(f"no table {strange[0]!r} in {options.protocol}; there are {', '.join(protocol.tables)}")
     common: dict[str, Any] = {"dataset_dir": str(options.dataset_dir), "cache_dir": str(options.cache_dir)}
-    for part in options.set:
-        name, _, text = part.partition("=")
-        try:
-            common[name] = json.loads(text)
-        except ValueError:
-            common[name] = text
+    common |= options_from(options.set)
     arms = [arm for name in names for arm in protocol.tables[name].arms]
     trials = plan(protocol, arms, options.output_dir, common, options.seeds)
     try:

@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from anatodiff.autoencoders import Autoencoder, PrincipalAutoencoder, load_autoencoder, save_autoencoder
+from anatodiff.data import write_radiograph
 from anatodiff.engines.workflow import cause_of
 from anatodiff.networks import Base, DiT, build_dit, save_base
 
@@ -134,6 +135,22 @@ def make_lpips(folder: Path, seed: int) -> str:
     return str(path)
 
 
+def smooth_pictures(n: int, seed: int) -> torch.Tensor:
+    """Draw smooth images that differ so much that a copy is found even when it is shifted, (n, 1, 64, 64)."""
+    coarse = torch.rand(n, 1, 5, 5, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
+
+
+def write_pictures(folder: Path, images: torch.Tensor) -> str:
+    """Write images (n, 1, H, W) as a folder of one class, each of a patient of its own; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        write_radiograph(folder / f"{folder.name}{number:02d}.png", image[0].numpy())
+    rows = [f"{folder.name}{number:02d}.png,smooth,{folder.name}{number}" for number in range(len(images))]
+    (folder / "labels.csv").write_text("\n".join(["file,label,patient_id", *rows]) + "\n")
+    return str(folder)
+
+
 def with_domains(images: Path, folder: Path) -> str:
     """Copy the small images, with two domains in turn."""
     header, *lines = (images / "labels.csv").read_text().splitlines()
@@ -177,7 +194,7 @@ def options_for(name: str, images: Path, weights: dict[str, str], root: Path) ->
         options of `run_workflow`.
     """
     if name == "inference":
-        return {**weights, "dataset_dir": str(root / "generated")}
+        return {**weights, "dataset_dir": str(root / "generated"), "cache_dir": str(root / "cache")}
     if name == "evaluate":
         places = {"dataset_dir": images, "generated_dir": images, "run_dir": root / "out", "cache_dir": root / "cache"}
         return {key: str(place) for key, place in places.items()}

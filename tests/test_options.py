@@ -21,7 +21,9 @@ from support import (
     make_weights,
     options_for,
     run_workflow,
+    smooth_pictures,
     with_domains,
+    write_pictures,
 )
 
 from anatodiff.data import read_radiograph
@@ -30,7 +32,7 @@ from anatodiff.weights import load_weights
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
 # "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
 # features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of LPIPS, "@start": an autoencoder
-# to go on from.
+# to go on from, "@pictures": images that are all unlike each other, "@adapter": that of a finished run.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
@@ -51,7 +53,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "train": {
         **TRAINING, **DIFFUSION, **PROTOTYPES, "base_path": "@weights", "prediction": "flow",
         "start_class": "b",
-        "split_seed": 6, "max_train_images": 8, "measured": ["after"],
+        "split_seed": 6, "max_train_images": 8, "measured": ["after"], "keep_every": 2,
         "finetuning": "bitfit", "gamma": "linear", "lora_rank": 3, "lora_scale": 2.0, "lora_layers": ["fc1"],
         "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
         "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
@@ -80,7 +82,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
         "dataset_dir": "@new", "seed": 7, "sampler": "ddpm", "sampling_steps": 2, "guidance_scale": 1.0,
         "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "samples_per_class": 2,
-        "formats": ["nii.gz"],
+        "formats": ["nii.gz"], "refuse_copies_of": "@pictures", "held_out_dir": "@pictures", "cache_dir": "@new",
     },
     "evaluate": {
         **{key: TRAINING[key] for key in FOLDERS}, "generated_dir": "@images", "run_dir": "@new",
@@ -88,6 +90,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "nearest_k": 2,
         "reference_dir": "@images", "train_dir": "@images", "split_seed": 6, "max_train_images": 8,
         "lpips_network": "@vgg16", "lpips_weights": "@lpips",
+        "adapter_path": "@new", "base_path": "@weights", "autoencoder_path": "@weights",
     },
 }  # fmt: skip
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
@@ -99,12 +102,18 @@ REFUSED = {
     ("train", "base_path"): "another autoencoder",
     ("train", "prediction"): "predicts 'epsilon', not 'flow'", ("inference", "autoencoder_path"): "another autoencoder",
     ("inference", "base_path"): "another autoencoder", ("inference", "adapter_path"): "no such weights file",
-    ("inference", "run_dir"): "no such weights file", ("evaluate", "feature_channels"): "set feature_channels",
+    ("inference", "run_dir"): "no such weights file", ("evaluate", "adapter_path"): "no such weights file",
+    ("evaluate", "base_path"): "another autoencoder", ("evaluate", "autoencoder_path"): "another autoencoder",
+    ("evaluate", "feature_channels"): "set feature_channels",
 }  # fmt: skip
 
 
-def context(option: str) -> tuple[str, dict[str, Any]]:
+def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
     """Where an option is read: most everywhere, some only beside another one. Returns its name and those others."""
+    if name == "inference" and option in ("refuse_copies_of", "held_out_dir", "cache_dir"):
+        return "refusal", {"refuse_copies_of": "@pictures", "held_out_dir": "@pictures"}
+    if name == "evaluate" and option in ("adapter_path", "base_path", "autoencoder_path"):
+        return "model", {"adapter_path": "@adapter", "base_path": "@weights", "autoencoder_path": "@weights"}
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
@@ -213,7 +222,7 @@ def test_option_changes_something(
     run_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    needs, others = context(option)
+    needs, others = context(name, option)
 
     def given(root: Path) -> dict[str, Any]:
         options: dict[str, Any] = options_for(name, small_images, small_weights, root)
@@ -234,6 +243,8 @@ def test_option_changes_something(
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
             "@all": lambda: str(small_images),
+            "@adapter": lambda: str(run_dir / "adapter.safetensors"),
+            "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
             "@domains": lambda: with_domains(small_images, folder),
         }
         return makers[value]() if isinstance(value, str) and value in makers else value

@@ -2,7 +2,7 @@
 
 from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
-from anatodiff.engines.checkpoints import Checkpoints
+from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
 from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
@@ -17,6 +17,7 @@ from anatodiff.engines.prepare import (
     latents_of,
     shape_prototypes,
 )
+from anatodiff.engines.release import copy_refusal
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
@@ -30,6 +31,7 @@ __all__ = [
     "FineTuneResult",
     "FixedBatches",
     "GrowRanks",
+    "KeepAdapters",
     "LearningRate",
     "LossLog",
     "NoisePredictionInferer",
@@ -52,6 +54,7 @@ __all__ = [
     "build_critic",
     "choose_device",
     "choose_precision",
+    "copy_refusal",
     "dataset_folder",
     "extra_images",
     "extra_latents",

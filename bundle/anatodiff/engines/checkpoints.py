@@ -36,7 +36,18 @@ class HasState(Protocol):
         ...
 
 
+class WritesAdapter(Protocol):
+    """What can write the adapter of the moving average at any step."""
+
+    output_dir: Path
+
+    def write_adapter(self, path: Path) -> str:
+        """Write it to a .safetensors file; returns its hash."""
+        ...
+
+
 FILE_NAME = "checkpoint.pt"
+KEPT_FOLDER = "checkpoints"
 
 
 class CheckpointError(ValueError):
@@ -167,3 +178,33 @@ class Checkpoints:
         with replaced_when_whole(self.path) as temporary:
             torch.save(state, temporary)
         logger.info("saved the checkpoint of step %d", step)
+
+
+class KeepAdapters:
+    """Keep the adapter of every so many steps as `checkpoints/step_000100.safetensors`, to choose among them later.
+
+    Args:
+        result: writes the adapter.
+        every: batches between two; None keeps none.
+        accumulation_steps: batches per optimiser step; between two of them nothing changes.
+
+    Raises:
+        ValueError: it is no positive multiple of the accumulated batches.
+    """
+
+    def __init__(self, result: WritesAdapter, every: int | None = None, accumulation_steps: int = 1) -> None:
+        if every is not None and (every < 1 or every % accumulation_steps):
+            raise ValueError(
+                f"keep_every must be null or a multiple of accumulation_steps {accumulation_steps}, got {every}"
+            )
+        self.result, self.every = result, every
+
+    def attach(self, engine: Workflow) -> None:
+        """Hook into a trainer; attach after the moving average, and before the checkpoints: what is saved is kept."""
+        if self.every is not None and is_main():
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._keep)
+
+    def _keep(self, engine: Workflow) -> None:
+        folder = self.result.output_dir / KEPT_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        self.result.write_adapter(folder / f"step_{engine.state.iteration:06d}.safetensors")

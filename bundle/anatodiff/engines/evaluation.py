@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from anatodiff.autoencoders import ImageDataset
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.evaluation_inputs import RealImages
 from anatodiff.engines.finish import check_writable
+from anatodiff.engines.membership import ModelMembership
 from anatodiff.engines.privacy import examine, write_privacy
 from anatodiff.engines.report import TITLES, Evaluated, write_report
 from anatodiff.files import replaced_when_whole
@@ -39,6 +41,7 @@ class Evaluation:
         nearest_k: k of precision, recall, density and coverage.
         seed: of the draw of as many training images as there are samples, of subsets and of pairs.
         lpips: measures the diversity of either kind, too; None leaves it out.
+        model: the network that made the samples, for membership inference; None is not known.
 
     Raises:
         ValueError: there are too few images of one kind, or held-back patients were trained on.
@@ -53,10 +56,11 @@ class Evaluation:
         nearest_k: int = 5,
         seed: int = 0,
         lpips: LPIPS | None = None,
+        model: ModelMembership | None = None,
     ) -> None:
         if nearest_k < 1:
             raise ValueError(f"nearest_k is {nearest_k}; give at least 1")
-        self.features, self.samples, self.real = features, samples, real
+        self.features, self.samples, self.real, self.model = features, samples, real, model
         self.output_dir, self.nearest_k, self.seed = Path(output_dir), nearest_k, seed
         self.lpips = lpips
         self._check_counts()
@@ -102,6 +106,8 @@ class Evaluation:
         }  # (m, 1, H, H), (at most n, 1, H, H), (n, 1, H, H)
         privacy = examine(self.features, self.samples.images, self.real.train.images, images["real"], self.seed)
         features = {**privacy.features, "training": privacy.features["training"][chosen]}  # (m, D) and so on
+        if self.model is not None:
+            privacy = replace(privacy, by_model=self.model(self.real))
         sets = []
         for name, given in zip(("synthetic", "training"), privacy.measures(), strict=True):
             by_features = feature_measures(features["real"], features[name], self.nearest_k, self.seed)
@@ -136,6 +142,7 @@ class Evaluation:
             "reference_images": len(self.real.reference),
             "nearest_k": self.nearest_k,
             "seed": self.seed,
+            **({} if self.model is None else {"model_membership": self.model.settings}),
             "images_sha256": {
                 "samples": self.samples.key, "training": self.real.train.key, "reference": self.real.reference.key,
             },

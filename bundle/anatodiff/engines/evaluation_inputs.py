@@ -119,10 +119,14 @@ class RealImages:
     Args:
         train: what the network that made the samples was trained on.
         reference: of other patients; what samples are measured against.
+        train_classes: names of the classes that the first one's labels stand for.
+        reference_classes: the same of the second.
     """
 
     train: ImageDataset
     reference: ImageDataset
+    train_classes: list[str]
+    reference_classes: list[str]
 
 
 def read_real(
@@ -167,7 +171,9 @@ def read_real(
     if missing:
         folder = dataset_folder(None if dataset_dir is None else str(dataset_dir), cache_dir, "disease", phantom_images)
         datalist = make_datalist(folder, test_fraction, seed, max_images, max_train_images=max_train_images)
-        items = [datalist.train, datalist.test]
+        items, classes = [datalist.train, datalist.test], [datalist.classes, datalist.classes]
     else:
-        items = [make_datalist(folder, test_fraction=0).train for folder in (train_dir, reference_dir) if folder]
-    return RealImages(*(ImageDataset(part, image_size, cache_dir) for part in items))
+        lists = [make_datalist(folder, test_fraction=0) for folder in (train_dir, reference_dir) if folder]
+        items, classes = [datalist.train for datalist in lists], [datalist.classes for datalist in lists]
+    train, reference = (ImageDataset(part, image_size, cache_dir) for part in items)
+    return RealImages(train, reference, *classes)

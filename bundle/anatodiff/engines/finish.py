@@ -128,10 +128,7 @@ class FineTuneResult:
         if not is_main():
             return
         network = cast(DiT, self.ema.ema_model)
-        facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
-        path = self.output_dir / ADAPTER_NAME
-        weights_hash = save_adapter(path, network, trained_names(self.network), self.base, self.tuning, facts)
-        logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
+        weights_hash = self.write_adapter(self.output_dir / ADAPTER_NAME)
         # What MONAI's own tools look for. Through a file object: given a path, torch writes its random name inside.
         with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:
             torch.save({name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}, file)
@@ -144,6 +141,21 @@ class FineTuneResult:
             self._measure(before, after)
         if self.prototypes is not None:
             self._draw_attention(network, self.prototypes)
+
+    def write_adapter(self, path: Path) -> str:
+        """Write the moving average as it is now.
+
+        Args:
+            path: .safetensors file.
+
+        Returns:
+            SHA-256 of the file.
+        """
+        network = cast(DiT, self.ema.ema_model)
+        facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
+        weights_hash = save_adapter(path, network, trained_names(self.network), self.base, self.tuning, facts)
+        logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
+        return weights_hash
 
     def _draw_attention(self, network: DiT, prototypes: Prototypes) -> None:
         """Draw what held-back images, half noised, attend to."""

@@ -48,6 +48,7 @@ class Privacy:
         authentic_real: of the reference images in their place.
         membership: what an attacker learns from the samples.
         features: of the samples, the training and the reference images, (n, D) each, to be measured further.
+        by_model: what an attacker learns from the network itself; None where it was not given.
     """
 
     found: CopySearch
@@ -59,11 +60,12 @@ class Privacy:
     authentic_real: Authenticity
     membership: Membership
     features: dict[str, torch.Tensor]
+    by_model: Membership | None = None
 
     @property
     def proves(self) -> bool:
         """Whether the positive control was caught, without which finding nothing says nothing."""
-        return min(self.caught.values()) >= CAUGHT
+        return not missed_ways(self.caught)
 
     def measures(self) -> tuple[dict[str, Measure], dict[str, Measure]]:
         """Return the numbers of the samples, and by name those that real images in their place have, too."""
@@ -75,6 +77,9 @@ class Privacy:
             "membership_auc": Measure(self.membership.auc, self.membership.stderr),
             "membership_tpr": Measure(self.membership.true_positives),
         }
+        if self.by_model is not None:
+            ours["model_membership_auc"] = Measure(self.by_model.auc, self.by_model.stderr)
+            ours["model_membership_tpr"] = Measure(self.by_model.true_positives)
         real = {
             "copy_rate": _rate(self.held_out.copied),
             "suspicious_rate": _rate(self.held_out.suspicious),
@@ -101,7 +106,7 @@ class Privacy:
 
     def verdict(self) -> str:
         """Say in one line what to think of the samples."""
-        missed = [way for way, share in self.caught.items() if share < CAUGHT]
+        missed = missed_ways(self.caught)
         if missed:
             return f"THIS PROVES NOTHING: planted copies ({', '.join(missed)}) were not found"
         rate, count = copy_rate(self.found.copied), int(self.found.copied.sum())
@@ -112,6 +117,40 @@ class Privacy:
             chance = f"chance alone makes {100 * self.by_chance:.1f} % with {len(self.held_out.copied)} held-out images"
             return f"{share} are nearer to a training image than any held-out one; {chance}; look at worst_pairs.png"
         return f"no copies: {share}; each kind of planted copy was found"
+
+
+def controlled_detector(
+    features: FeatureNetwork,
+    training: torch.Tensor,
+    held_out: torch.Tensor,
+    seed: int = 0,
+) -> tuple[CopyDetector, dict[str, float]]:
+    """Build the detector of copies by pixels and features, and plant copies that it must find.
+
+    Args:
+        features: describes the images; the other view is their pixels.
+        training: (M, 1, H, W) in [0, 1].
+        held_out: (K, 1, H, W) in [0, 1], of other patients.
+        seed: of the noise of the planted copies.
+
+    Returns:
+        the detector, and the share of the planted copies that it found, by way.
+
+    Raises:
+        ValueError: there are no images of one kind.
+    """
+    detector = CopyDetector(training.float(), held_out.float(), {"pixels": pixel_features, "features": features})
+    planted = planted_copies(training[:: max(1, len(training) // CONTROLS)].float(), seed)
+    return detector, {way: float(detector(images).copied.float().mean()) for way, images in planted.items()}
+
+
+def missed_ways(caught: dict[str, float]) -> list[str]:
+    """Return the ways of planting copies of which too few were found: with one of them, finding nothing says nothing.
+
+    Args:
+        caught: share of the planted copies that were found, by way.
+    """
+    return [way for way, share in caught.items() if share < CAUGHT]
 
 
 def examine(
@@ -136,8 +175,7 @@ def examine(
     Raises:
         ValueError: too few images of one kind.
     """
-    detector = CopyDetector(training.float(), reference.float(), {"pixels": pixel_features, "features": features})
-    planted = planted_copies(training[:: max(1, len(training) // CONTROLS)].float(), seed)
+    detector, caught = controlled_detector(features, training, reference, seed)
     of_training = detector.known["features"][: len(training)]  # (M, D)
     described = detector.describe(samples.float())
     of_samples, of_reference = described["features"], detector.of_held_out["features"]  # (N, D), (K, D)
@@ -147,7 +185,7 @@ def examine(
         detector.held_out,
         detector.largest,
         detector.high,
-        {way: float(detector(images).copied.float().mean()) for way, images in planted.items()},
+        caught,
         authenticity(of_training, of_samples),
         authenticity(of_training, of_reference),
         membership_inference(*scores),
@@ -182,6 +220,7 @@ def write_privacy(privacy: Privacy, folder: Path, samples: ImageDataset, trainin
             torch.tensor([0.05, 0.5, 0.95]).double()
         ).tolist(),
         "membership": asdict(privacy.membership),
+        "model_membership": None if privacy.by_model is None else asdict(privacy.by_model),
         "nearest_pairs": [
             {
                 "sample": Path(samples.items[k]["image"]).name,

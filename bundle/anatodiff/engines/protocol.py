@@ -154,6 +154,25 @@ def plan(
     return trials
 
 
+def options_from(parts: Iterable[str]) -> dict[str, Any]:
+    """Read options as they are typed.
+
+    Args:
+        parts: OPTION=VALUE each; a value that is no JSON is text.
+
+    Returns:
+        values by option.
+    """
+    found: dict[str, Any] = {}
+    for part in parts:
+        name, _, text = part.partition("=")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
 def run_workflow(config: Path, run_id: str, options: dict[str, Any], log: Path, threads: int | None = None) -> None:
     """Run a workflow of the bundle as a user would, in a process of its own.
 

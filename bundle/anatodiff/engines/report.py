@@ -43,6 +43,7 @@ TITLES = {
     "ms_ssim": "likeness in pairs (MS-SSIM)", "lpips": "unlikeness in pairs (LPIPS)",
     "spectrum": "spectrum, decades off", "copy_rate": "copies", "suspicious_rate": "suspiciously near",
     "authenticity": "authenticity", "membership_auc": "membership, AUC", "membership_tpr": "members found at 1 %",
+    "model_membership_auc": "membership by the model, AUC", "model_membership_tpr": "members found by it at 1 %",
 }  # fmt: skip
 
 

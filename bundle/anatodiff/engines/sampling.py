@@ -19,6 +19,7 @@ from tqdm import tqdm
 from anatodiff.data import write_radiograph
 from anatodiff.engines.batches import EngineBatch
 from anatodiff.engines.pictures import save_grid
+from anatodiff.engines.release import REFUSED_NAME, CopyRefusal
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class SampleWriter:
         weights_hash: hash of the adapter, kept in each file.
         formats: endings of the files to write: "dcm", "png", "nii.gz".
         overwrite: replace files of an earlier run.
+        refusal: finds copies of training images, which are not written; None releases all.
     """
 
     def __init__(
@@ -106,13 +108,14 @@ class SampleWriter:
         weights_hash: str,
         formats: Sequence[str] = ("dcm", "png"),
         overwrite: bool = False,
+        refusal: CopyRefusal | None = None,
     ) -> None:
         unknown = set(formats) - set(FORMATS)
         if unknown:
             raise ValueError(f"formats must be among {FORMATS}, got {sorted(unknown)[0]!r}")
         self.directory, self.classes, self.seed, self.weights_hash = Path(directory), list(classes), seed, weights_hash
         self.file_names = safe_names(classes)
-        self.formats, self.overwrite = tuple(formats), overwrite
+        self.formats, self.overwrite, self.refusal = tuple(formats), overwrite, refusal
         self.images: list[list[torch.Tensor]] = [[] for _ in classes]
 
     def attach(self, engine: Workflow) -> None:
@@ -126,16 +129,21 @@ class SampleWriter:
             raise FileExistsError(
                 f"{self.directory}: holds files already; give another dataset_dir, or --overwrite true to replace them"
             )
+        (self.directory / REFUSED_NAME).unlink(missing_ok=True)  # of an earlier run
 
     def _write(self, engine: Workflow) -> None:
         output: dict[str, Any] = engine.state.output
         rows = zip(output[CommonKeys.IMAGE], output[CommonKeys.LABEL], output[CommonKeys.PRED], strict=True)
         for number, label, image in rows:
-            name = self.classes[int(label)]
+            name, stem = self.classes[int(label)], f"{self.file_names[int(label)]}_{int(number):05d}"
+            if self.refusal is not None and self.refusal.is_copy(image, stem, name, int(number)):
+                for ending in FORMATS:  # of an earlier run, which may have released it
+                    (self.directory / f"{stem}.{ending}").unlink(missing_ok=True)
+                continue
             self.images[int(label)].append(image.cpu())
             for ending in self.formats:
                 write_radiograph(
-                    self.directory / f"{self.file_names[int(label)]}_{int(number):05d}.{ending}",
+                    self.directory / f"{stem}.{ending}",
                     image[0].cpu().numpy(),
                     label=name,
                     seed=self.seed,
@@ -144,13 +152,19 @@ class SampleWriter:
                 )
 
     def _finish(self, engine: Workflow) -> None:
+        count = sum(len(images) for images in self.images)
+        if self.refusal is not None:
+            self.refusal.write(self.directory, count + len(self.refusal.refused))
+        if count == 0:
+            (self.directory / SHEET_NAME).unlink(missing_ok=True)
+            logger.warning("every sample was refused as a copy: nothing was written to %s", self.directory)
+            return
         rows, titles = [], []
         for name, images in zip(self.classes, self.images, strict=True):
             for start in range(0, min(len(images), SHEET_COLUMNS * SHEET_ROWS_PER_CLASS), SHEET_COLUMNS):
                 rows.append(images[start : start + SHEET_COLUMNS])
                 titles.append(f"synthetic: {name}" if start == 0 else "")
         save_grid(self.directory / SHEET_NAME, rows, titles)
-        count = sum(len(images) for images in self.images)
         logger.info(
             "wrote %d synthetic images (%s) and %s to %s", count, ", ".join(self.formats), SHEET_NAME, self.directory
         )
