@@ -1,9 +1,9 @@
-"""Does a base give back the real radiographs that it learned from? With a positive control, in two views.
+"""Does a base give back the real radiographs that it learned from? With a positive control, in three views.
 
     python scripts/copy_check.py --train_dir /data/varied --held_out_dir /data/others --start_class "chest radiograph"
 
-For each sample the nearest training image, by pixels at 64 x 64 and by the shipped features, mirrored ones too. What is
-nearer than every held-out image of another patient in either view counts as a copy. Training images as they are, with
+For each sample the nearest training image, by pixels at 64 x 64 and by both networks, mirrored ones too. What is
+nearer than every held-out image of another patient in any view counts as a copy. Training images as they are, with
 noise, mirrored, shifted and cropped by some pixels must count as copies, else the check proves nothing.
 """
 
@@ -19,7 +19,7 @@ from anatodiff.autoencoders import ImageDataset, load_autoencoder
 from anatodiff.data import DatasetError, make_datalist
 from anatodiff.engines import SamplingInferer, sample
 from anatodiff.engines.pictures import save_grid
-from anatodiff.metrics import CopyDetector, ShippedFeatures, copy_rate, pixel_features, planted_copies
+from anatodiff.metrics import CopyDetector, DomainFeatures, ShippedFeatures, copy_rate, pixel_features, planted_copies
 from anatodiff.networks import load_base
 from anatodiff.weights import WeightsError
 
@@ -71,7 +71,8 @@ def check(options: argparse.Namespace) -> int:
     inferer = SamplingInferer(base.diffusion.build(), autoencoder, base.scale_factor, steps=options.sampling_steps)
     labels = torch.full((options.samples,), base.label_of(options.start_class))
     samples = sample(base.network, inferer, labels, 16, torch.device("cpu"))  # (N, 1, H, W)
-    detector = CopyDetector(train, held_out, {"pixels": pixel_features, "features": ShippedFeatures()})
+    views = {"pixels": pixel_features, "features": ShippedFeatures(), "radiographs": DomainFeatures()}
+    detector = CopyDetector(train, held_out, views)
     controls = planted_copies(train[:: max(1, len(train) // CONTROLS)])
     found = {"samples": detector(samples)}
     found |= {f"control, {name}": detector(images) for name, images in controls.items()}

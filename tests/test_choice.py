@@ -117,7 +117,7 @@ def test_the_program_chooses_among_the_steps_of_a_run(
     run: Run, small_weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", smooth_pictures(14, 0))
-    out = run("train", dataset_dir=pictures, keep_every=2, test_fraction=0.4, measure_base=False, preview_images=0)
+    out = run("train", dataset_dir=pictures, keep_every=2, test_fraction=0.4, measured=[], preview_images=0)
     kept = sorted((out / "checkpoints").iterdir())
     assert [file.name for file in kept] == ["step_000002.safetensors", "step_000004.safetensors"]
     assert kept[1].read_bytes() == (out / "adapter.safetensors").read_bytes() != kept[0].read_bytes()

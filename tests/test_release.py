@@ -111,7 +111,7 @@ def test_a_search_that_would_prove_nothing_is_refused(real: tuple[ImageDataset, 
 
 def test_the_workflow_refuses_what_it_is_told_to(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anatodiff.engines.release.ShippedFeatures", lambda device: Means())
-    out = run("train", max_epochs=1, measure_base=False)
+    out = run("train", max_epochs=1, measured=[])
     plain = run("inference", run_dir=str(out)) / "generated"
     # The folder of training images gets what the network will sample again.
     sample = torch.from_numpy(read_radiograph(plain / "rare_00001.png").pixels)[None, None]

@@ -19,7 +19,7 @@ from anatodiff.engines.membership import ModelMembership
 from anatodiff.engines.privacy import examine, write_privacy
 from anatodiff.engines.report import TITLES, Evaluated, write_report
 from anatodiff.files import replaced_when_whole
-from anatodiff.metrics import LPIPS, FeatureNetwork, Measure, feature_measures, image_measures
+from anatodiff.metrics import LPIPS, FeatureNetwork, Measure, feature_measures, image_measures, kernel_distance
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +105,19 @@ class Evaluation:
             "synthetic": self.samples.images,
         }  # (m, 1, H, H), (at most n, 1, H, H), (n, 1, H, H)
         privacy = examine(self.features, self.samples.images, self.real.train.images, images["real"], self.seed)
-        features = {**privacy.features, "training": privacy.features["training"][chosen]}  # (m, D) and so on
+        features, domain = (
+            {**privacy.features[view], "training": privacy.features[view]["training"][chosen]}
+            for view in ("features", "radiographs")
+        )  # (n, D), (at most n, D), (m, D) in each
         if self.model is not None:
             privacy = replace(privacy, by_model=self.model(self.real))
         sets = []
         for name, given in zip(("synthetic", "training"), privacy.measures(), strict=True):
             by_features = feature_measures(features["real"], features[name], self.nearest_k, self.seed)
             by_images = image_measures(images["real"], images[name], self.seed, self.lpips)
-            sets.append(by_features | by_images | given)
+            of_domain = kernel_distance(domain["real"], domain[name])
+            by_domain = {"kid_radiographs": Measure(of_domain.value, of_domain.stderr)}
+            sets.append(by_features | by_domain | by_images | given)
         synthetic, real = sets
         settings = self._settings(len(images["training"]), features["real"].shape[1])
         self._write(synthetic, real, settings)

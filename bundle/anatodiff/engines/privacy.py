@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from anatodiff.metrics import (
     Authenticity,
     CopyDetector,
     CopySearch,
+    DomainFeatures,
     FeatureNetwork,
     Measure,
     Membership,
@@ -28,6 +30,7 @@ from anatodiff.metrics import (
     share_measure,
 )
 
+Describe = Callable[[torch.Tensor], torch.Tensor]
 CONTROLS = 100  # training images that are planted, in each of the ways
 CAUGHT = 0.95  # of each way, or the report proves nothing
 PAIRS = 8  # in the picture and in the list
@@ -47,7 +50,7 @@ class Privacy:
         authentic: of the samples.
         authentic_real: of the reference images in their place.
         membership: what an attacker learns from the samples.
-        features: of the samples, the training and the reference images, (n, D) each, to be measured further.
+        features: by view, of the synthetic, the training and the real (reference) images, (n, D), to be measured.
         by_model: what an attacker learns from the network itself; None where it was not given.
     """
 
@@ -59,7 +62,7 @@ class Privacy:
     authentic: Authenticity
     authentic_real: Authenticity
     membership: Membership
-    features: dict[str, torch.Tensor]
+    features: dict[str, dict[str, torch.Tensor]]
     by_model: Membership | None = None
 
     @property
@@ -125,10 +128,12 @@ def controlled_detector(
     held_out: torch.Tensor,
     seed: int = 0,
 ) -> tuple[CopyDetector, dict[str, float]]:
-    """Build the detector of copies by pixels and features, and plant copies that it must find.
+    """Build the detector of copies, and plant copies that it must find.
+
+    Its views are the pixels, the given features and those of the network that was trained to know radiographs again.
 
     Args:
-        features: describes the images; the other view is their pixels.
+        features: describes the images.
         training: (M, 1, H, W) in [0, 1].
         held_out: (K, 1, H, W) in [0, 1], of other patients.
         seed: of the noise of the planted copies.
@@ -139,7 +144,8 @@ def controlled_detector(
     Raises:
         ValueError: there are no images of one kind.
     """
-    detector = CopyDetector(training.float(), held_out.float(), {"pixels": pixel_features, "features": features})
+    views: dict[str, Describe] = {"pixels": pixel_features, "features": features, "radiographs": DomainFeatures()}
+    detector = CopyDetector(training.float(), held_out.float(), views)
     planted = planted_copies(training[:: max(1, len(training) // CONTROLS)].float(), seed)
     return detector, {way: float(detector(images).copied.float().mean()) for way, images in planted.items()}
 
@@ -163,7 +169,7 @@ def examine(
     """Search samples for copies of training images, and measure what else they give away.
 
     Args:
-        features: describes the images; the other view is their pixels.
+        features: describes the images, as one of the views of `controlled_detector`.
         samples: (N, 1, H, W) in [0, 1].
         training: (M, 1, H, W), all that the network was trained on.
         reference: (K, 1, H, W), of other patients.
@@ -176,9 +182,16 @@ def examine(
         ValueError: too few images of one kind.
     """
     detector, caught = controlled_detector(features, training, reference, seed)
-    of_training = detector.known["features"][: len(training)]  # (M, D)
     described = detector.describe(samples.float())
-    of_samples, of_reference = described["features"], detector.of_held_out["features"]  # (N, D), (K, D)
+    views = {
+        view: {
+            "synthetic": described[view],
+            "training": detector.known[view][: len(training)],
+            "real": detector.of_held_out[view],
+        }
+        for view in described
+    }  # (N, D), (M, D), (K, D) each
+    of_samples, of_training, of_reference = views["features"].values()
     scores = [membership_scores(real, of_samples) for real in (of_training, of_reference)]
     return Privacy(
         detector.search(described),
@@ -189,7 +202,7 @@ def examine(
         authenticity(of_training, of_samples),
         authenticity(of_training, of_reference),
         membership_inference(*scores),
-        {"synthetic": of_samples, "training": of_training, "real": of_reference},
+        views,
     )
 
 

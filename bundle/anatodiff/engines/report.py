@@ -38,7 +38,8 @@ RUN_PICTURES = {
 }
 SHARES = {"precision", "recall", "coverage", "copy_rate", "suspicious_rate", "authenticity"}
 TITLES = {
-    "kid": "kernel distance (KID)", "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
+    "kid": "kernel distance (KID)", "kid_radiographs": "KID by the network of radiographs",
+    "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
     "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
     "ms_ssim": "likeness in pairs (MS-SSIM)", "lpips": "unlikeness in pairs (LPIPS)",
     "spectrum": "spectrum, decades off", "copy_rate": "copies", "suspicious_rate": "suspiciously near",

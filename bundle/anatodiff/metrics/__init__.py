@@ -6,6 +6,7 @@ from anatodiff.metrics.copies import CopyRate, copy_rate, nearest, pixel_feature
 from anatodiff.metrics.copy_detector import CopyDetector, CopySearch, planted_copies
 from anatodiff.metrics.density_coverage import DensityCoverage, density_coverage
 from anatodiff.metrics.diversity import Diversity, ms_ssim_diversity
+from anatodiff.metrics.domain import DomainFeatures, DomainNetwork, save_domain_features
 from anatodiff.metrics.features import (
     FeatureInput,
     FeatureNetwork,
@@ -33,6 +34,8 @@ __all__ = [
     "CopySearch",
     "DensityCoverage",
     "Diversity",
+    "DomainFeatures",
+    "DomainNetwork",
     "FeatureInput",
     "FeatureNetwork",
     "FrechetInfinity",
@@ -67,6 +70,7 @@ __all__ = [
     "pixel_features",
     "planted_copies",
     "radial_spectrum",
+    "save_domain_features",
     "save_features",
     "share_measure",
     "spectrum_error",
