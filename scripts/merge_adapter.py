@@ -1,4 +1,4 @@
-"""Merge an adapter and its base into one weights file that needs no base, or take the adapter out of it again."""
+"""Merge an adapter and its base into one weights file that needs no base, take it out again, or halve it to share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from anatodiff.networks import merge_adapter, split_adapter
+from anatodiff.weights import load_weights, save_weights
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--base", type=Path, help="the base that the adapter was trained on; without it the shipped one")
     way.add_argument("--split", action="store_true", help="write the adapter that is in a merged file, byte for byte")
+    way.add_argument("--half", action="store_true", help="write the adapter alone in fp16: half the size, to share")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         parser.error(f"{options.output}: the name of the file to write must end in .safetensors")
@@ -25,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.split:
             digest = split_adapter(options.input, options.output)
+        elif options.half:
+            weights = load_weights(options.input, "adapter")
+            digest = save_weights(options.output, weights.tensors, weights.settings, half=True)
         else:
             digest = merge_adapter(options.input, options.output, options.base)
     except (ValueError, OSError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import ROOT, SIZE
 
 from anatodiff.networks import FineTuning, build_anatodiff, load_adapter, load_base, save_adapter, trained_names
@@ -48,6 +49,19 @@ def test_merge_and_split(adapter: Path, small_weights: dict[str, str]) -> None:
     torch.testing.assert_close(whole.network(latents, times), parts.network(latents, times), rtol=1e-5, atol=1e-5)
     assert main("--split", merged, again) == 0
     assert again.read_bytes() == adapter.read_bytes()
+
+
+def test_half_is_half_as_large_and_nearly_the_same(
+    adapter: Path, small_weights: dict[str, str], tmp_path: Path
+) -> None:
+    small = tmp_path / "small.safetensors"
+    assert main("--half", adapter, small) == 0
+    first, second = (load_adapter(path, small_weights["base_path"]) for path in (adapter, small))
+    assert second.settings == first.settings
+    sizes = [sum(tensor.nbytes for tensor in load_file(path).values()) for path in (adapter, small)]
+    assert sizes[1] == sizes[0] / 2
+    for name, tensor in first.network.state_dict().items():
+        torch.testing.assert_close(second.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
