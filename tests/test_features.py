@@ -10,7 +10,8 @@ import pytest
 import torch
 from support import ROOT
 
-from anatodiff.metrics import ShippedFeatures
+from anatodiff.engines.evaluation_inputs import RememberedFeatures
+from anatodiff.metrics import FeatureInput, ShippedFeatures
 from anatodiff.metrics.efficientnet import EfficientNetLite0, from_published
 from anatodiff.weights import Weights, WeightsError, load_weights
 
@@ -62,3 +63,23 @@ def test_weights_are_all_read() -> None:
     tensors = load_weights(ROOT / "models" / "features.safetensors", "features").tensors
     assert tensors.keys() == EfficientNetLite0().state_dict().keys()
     assert all(tensor.abs().max() > 0 for tensor in tensors.values())
+
+
+def test_features_of_the_same_images_are_computed_once(tmp_path: Path) -> None:
+    class Counting:
+        name, sha256, calls = "counting", "0" * 64, 0
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return images.flatten(1)
+
+    network, images = Counting(), torch.rand(3, 1, 4, 4)
+    first = RememberedFeatures(network, FeatureInput(), tmp_path)
+    torch.testing.assert_close(first(images), images.flatten(1), rtol=0, atol=0)
+    assert torch.equal(RememberedFeatures(network, FeatureInput(), tmp_path)(images), images.flatten(1))
+    assert network.calls == 1
+    others = images.clone()
+    others[2, 0, 3, 3] += 1e-6
+    assert torch.equal(first(others), others.flatten(1))
+    RememberedFeatures(network, FeatureInput(size=8), tmp_path)(images)  # another input, other features
+    assert network.calls == 3

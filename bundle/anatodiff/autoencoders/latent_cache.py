@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class ImageDataset:
             raise ValueError("a split has no images; give more patients or another test_fraction between 0 and 1")
         parts = [[sha256_of(item["image"]), int(item["label"])] for item in self.items]
         self.key = _key(["images", CACHE_VERSION, image_size, parts])
-        stored = _cached(Path(cache_dir) / f"images-{self.key}.safetensors", lambda: self._read(image_size))
+        stored = cached(Path(cache_dir) / f"images-{self.key}.safetensors", lambda: self._read(image_size))
         self.images: torch.Tensor = stored["images"]
         self.labels: torch.Tensor = stored["labels"]
 
@@ -87,7 +87,7 @@ class LatentDataset(ImageDataset):
     ) -> None:
         super().__init__(items, image_size, cache_dir)
         self.key = _key(["latents", CACHE_VERSION, self.key, autoencoder.sha256])
-        stored = _cached(
+        stored = cached(
             Path(cache_dir) / f"latents-{self.key}.safetensors", lambda: encode_all(self.images, autoencoder, device)
         )
         self.mean: torch.Tensor = stored["mean"]
@@ -140,7 +140,7 @@ def _key(parts: list[Any]) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 
-def _cached(path: Path, compute: Any) -> dict[str, torch.Tensor]:
+def cached(path: Path, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Return the tensors of `path`, or compute and write them; of several processes one does, the others read."""
     with main_first():
         stored = _stored(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,36 @@ from pathlib import Path
 import torch
 
 from anatodiff.autoencoders import ImageDataset
+from anatodiff.autoencoders.latent_cache import cached
 from anatodiff.data import DatasetError, make_datalist
 from anatodiff.data.listing import IMAGE_ENDINGS
 from anatodiff.engines.prepare import dataset_folder
 from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
 from anatodiff.metrics import LPIPS, FeatureInput, FeatureNetwork, ShippedFeatures, TorchScriptFeatures
+
+KEY_LENGTH = 32  # hexadecimal digits of a cache's name
+
+
+class RememberedFeatures:
+    """Features that are computed once for the same images: the real ones are those of every run of a study.
+
+    Args:
+        features: the network.
+        takes: what it takes, which changes its features.
+        cache_dir: folder of the caches.
+    """
+
+    def __init__(self, features: FeatureNetwork, takes: FeatureInput, cache_dir: str | Path) -> None:
+        self.features, self.takes, self.cache_dir = features, takes, Path(cache_dir)
+        self.name, self.sha256 = features.name, features.sha256
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn images (N, 1, H, W) in [0, 1] into features (N, D)."""
+        digest = hashlib.sha256(f"{self.sha256} {self.takes} {tuple(images.shape)}".encode())
+        digest.update(images.contiguous().numpy().data)
+        path = self.cache_dir / f"features-{digest.hexdigest()[:KEY_LENGTH]}.safetensors"
+        return cached(path, lambda: {"features": self.features(images).contiguous()})["features"]
 
 
 def feature_network(
@@ -24,6 +49,7 @@ def feature_network(
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
     device: str | torch.device = "cpu",
+    cache_dir: str | Path = "output/cache",
 ) -> FeatureNetwork:
     """Choose the network whose features are compared.
 
@@ -34,6 +60,7 @@ def feature_network(
         mean: taken from values in [0, 1] before it.
         std: what they are then divided by.
         device: where to compute.
+        cache_dir: folder of the caches, of features, too.
 
     Returns:
         the network.
@@ -43,13 +70,13 @@ def feature_network(
     """
     takes = FeatureInput(channels, size, mean, std)
     if path is not None:
-        return TorchScriptFeatures(path, takes, device)
+        return RememberedFeatures(TorchScriptFeatures(path, takes, device), takes, cache_dir)
     if takes != FeatureInput():
         raise OptionError(
             "feature_channels, feature_size, feature_mean and feature_std are read for a network of your own only; "
             "give feature_network too, or leave them out"
         )
-    return ShippedFeatures(device=device)
+    return RememberedFeatures(ShippedFeatures(device=device), takes, cache_dir)
 
 
 def perceptual_distance(
