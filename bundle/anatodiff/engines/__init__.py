@@ -4,7 +4,8 @@ from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
-from anatodiff.engines.finish import AutoencoderResult, FineTuneResult, PretrainResult
+from anatodiff.engines.finish import FineTuneResult
+from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
