@@ -4,7 +4,8 @@
 
 What is trained with which options is in configs/protocol.json. Each run is one training and one evaluation; a finished
 run is not made again, an interrupted one goes on, so the same command with more tables or seeds adds to what is there.
-It leaves runs.csv, one row for each run, and tables.md, whose differences are paired by seed.
+It leaves runs.csv, one row for each run, tables.md, whose differences are paired by seed, and for each table a picture
+of the first seed's samples.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from anatodiff.engines.protocol import Table, options_from, plan, read_protocol, run_trials
+from anatodiff.data import read_radiograph
+from anatodiff.engines.pictures import save_grid
+from anatodiff.engines.protocol import Table, Trial, options_from, plan, read_protocol, run_trials
+from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import paired_difference, student_interval
 
@@ -33,6 +38,7 @@ COLUMNS = {
     "ms_ssim": ("MS-SSIM ↓", 1, 3),
     "copy_rate": ("copies, % ↓", 100, 1),
 }
+PICTURE_COLUMNS = 8
 Rows = list[dict[str, Any]]
 
 
@@ -95,6 +101,20 @@ def noise_floor(rows: Rows, arm: str, other: str) -> str:
     return f"Smallest differences that {len(values_of(rows, arm, 'kid'))} seeds could show: {', '.join(floor)}."
 
 
+def picture(table: Table, trials: list[Trial], path: Path) -> None:
+    """Draw some samples of each arm that is done, of its first seed: those of one seed are from the same noise."""
+    first = {trial.arm: trial.folder / "samples" for trial in reversed(trials) if trial.done}
+    rows, titles = [], []
+    for arm in table.arms:
+        files = sorted(file for file in first[arm].glob("*.png") if file.name != SHEET_NAME) if arm in first else []
+        if files:
+            chosen = files[:: -(-len(files) // PICTURE_COLUMNS)]
+            rows.append([torch.from_numpy(read_radiograph(file).pixels)[None] for file in chosen])
+            titles.append(f"synthetic: {arm}")
+    if rows:
+        save_grid(path, rows, titles)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run by the command line; returns 0 where all runs are done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -128,6 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [trial.row() for trial in trials if trial.done]
     if not rows:
         return code
+    for name in names:
+        picture(protocol.tables[name], trials, options.output_dir / f"{name}.png")
     parts = [layout(protocol.tables[name], rows) for name in names]
     floor = {"DiffFit", "DiffFit, other chances"}
     if floor <= {row["arm"] for row in rows}:

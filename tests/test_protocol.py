@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 from support import ROOT, SMALL
 
@@ -136,6 +137,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     assert "1 of 2 runs failed" in printed.err
     assert "spm_blocks" in printed.err
     assert "| good (1) |" in printed.out
+    assert Image.open(tmp_path / "study" / "t.png").width > 100
     assert not (tmp_path / "study" / "good" / "seed0" / "quality.json").exists()  # the evaluation measures
     finished_at = (tmp_path / "study" / "good" / "seed0" / "metrics.json").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "study" / "impossible")
