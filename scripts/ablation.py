@@ -33,6 +33,7 @@ COLUMNS = {
     "precision": ("IP ↑", 1, 2),
     "recall": ("IR ↑", 1, 2),
     "kid": ("KD x 1000 ↓", 1000, 0),
+    "kid_radiographs": ("KD, shapes x 1000 ↓", 1000, 1),
     "density": ("density ↑", 1, 2),
     "coverage": ("coverage ↑", 1, 2),
     "ms_ssim": ("MS-SSIM ↓", 1, 3),
