@@ -140,8 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
     common |= options_from(options.set)
     arms = [arm for name in names for arm in protocol.tables[name].arms]
     trials = plan(protocol, arms, options.output_dir, common, options.seeds)
+    seeds = sorted({*protocol.seeds, *(options.seeds or [])})
+    study = plan(protocol, protocol.arms, options.output_dir, common, seeds)
     try:
-        run_trials(trials, ROOT / "configs", options.jobs, options.output_dir / "runs.csv")
+        run_trials(trials, ROOT / "configs", options.jobs, options.output_dir / "runs.csv", study)
         code = 0
     except RuntimeError as error:
         print(error, file=sys.stderr)

@@ -111,6 +111,8 @@ def test_finished_runs_are_only_read_and_laid_out_in_pairs(tmp_path: Path, capsy
     rows = (tmp_path / "study" / "runs.csv").read_text().splitlines()
     assert rows[0].startswith("arm,seed,kid,copy_rate,kid_real")
     assert len(rows) == 1 + 9
+    assert ABLATION["main"]([*arguments, "--tables", "t", "--seeds", "1"]) == 0  # fewer runs take none away
+    assert len((tmp_path / "study" / "runs.csv").read_text().splitlines()) == 1 + 9
     with pytest.raises(SystemExit):
         ABLATION["main"]([*arguments, "--tables", "other"])
 

@@ -222,14 +222,15 @@ def run_trial(trial: Trial, configs: Path, threads: int | None = None) -> None:
     logger.info("%s, seed %d: %s", trial.arm, trial.seed, seconds)
 
 
-def run_trials(trials: list[Trial], configs: Path, jobs: int, results: Path) -> None:
+def run_trials(trials: list[Trial], configs: Path, jobs: int, results: Path, study: list[Trial]) -> None:
     """Run all, several at a time, and write the table of those that are done after each.
 
     Args:
         trials: the runs.
         configs: folder of train.json and evaluate.json.
         jobs: runs at a time, which share the cores.
-        results: CSV file, one row for each run that is done.
+        results: CSV file, one row for each run of the study that is done.
+        study: all runs of the study, also those of earlier commands.
 
     Raises:
         RuntimeError: one of them failed; the others have been run.
@@ -241,7 +242,7 @@ def run_trials(trials: list[Trial], configs: Path, jobs: int, results: Path) -> 
             run_trial(trial, configs, threads)
         except RuntimeError as error:
             return str(error)
-        write_rows(results, [other.row() for other in trials if other.done])
+        write_rows(results, [other.row() for other in study if other.done])
         return ""
 
     with ThreadPoolExecutor(jobs) as pool:
