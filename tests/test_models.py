@@ -11,7 +11,7 @@ from support import ROOT
 from anatodiff.autoencoders import load_autoencoder
 from anatodiff.files import sha256_of
 from anatodiff.metrics import ShippedFeatures
-from anatodiff.networks import load_base
+from anatodiff.networks import load_adapter, load_base
 from anatodiff.weights import MODELS_DIR, load_weights
 
 MANIFEST = MODELS_DIR / "SHA256SUMS"
@@ -67,3 +67,12 @@ def test_nothing_else_is_large() -> None:
     files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
     large = [path.name for path in files if path.is_file() and path.stat().st_size > LARGEST]
     assert set(large) <= {"dit.safetensors", "features.safetensors", "autoencoder.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["difffit", "anatodiff"])
+def test_kept_adapters_stand_on_the_shipped_base(name: str) -> None:
+    path = ROOT / "docs" / "evidence" / f"{name}_phantoms.safetensors"
+    adapter = load_adapter(path)
+    assert adapter.settings["data_licence"] == "phantoms: ours"
+    assert (adapter.network.shapes is None) == (name == "difffit")
+    assert path.stat().st_size < 0.5e6
