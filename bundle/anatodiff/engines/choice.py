@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anatodiff.engines.checkpoints import KEPT_FOLDER
+from anatodiff.engines.evaluation import LISTING_NAME
 from anatodiff.engines.finish import ADAPTER_NAME
 from anatodiff.engines.handlers import LOG_NAME
 from anatodiff.engines.protocol import METRICS_NAME, PRIVACY_NAME, run_workflow
@@ -21,7 +22,6 @@ from anatodiff.files import replaced_when_whole, sha256_of
 logger = logging.getLogger(__name__)
 
 OPTIONS_NAME = "options.json"  # what an evaluation was made with
-LISTING_NAME = "datalist.json"  # by it an evaluation refuses held-back patients that were trained on
 FINAL = "final"
 Runner = Callable[[Path, str, dict[str, Any], Path], None]
 
