@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ import pytest
 from support import ROOT, SIZE, make_weights, options_for, run_workflow
 
 from anatodiff.data import write_radiograph
+
+
+@pytest.fixture(scope="session", autouse=True)
+def salt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A salt of the tests' own: they leave the user's alone."""
+    path = tmp_path_factory.mktemp("salt") / "salt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANATODIFF_SALT", str(path))
+        yield path
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 from anatodiff.data.errors import DatasetError, RadiographError
 from anatodiff.data.folder import Datalist, make_datalist, summarise
-from anatodiff.data.listing import Item, find_radiographs, patient_key
+from anatodiff.data.identity import Pseudonyms, SaltError, patient_key, pseudonyms
+from anatodiff.data.listing import Item, find_radiographs
 from anatodiff.data.radiograph import Radiograph, read_radiograph
 from anatodiff.data.reader import RadiographReader
 from anatodiff.data.sources import Sources, make_sources
@@ -12,14 +13,17 @@ __all__ = [
     "Datalist",
     "DatasetError",
     "Item",
+    "Pseudonyms",
     "Radiograph",
     "RadiographError",
     "RadiographReader",
+    "SaltError",
     "Sources",
     "find_radiographs",
     "make_datalist",
     "make_sources",
     "patient_key",
+    "pseudonyms",
     "read_radiograph",
     "summarise",
     "write_radiograph",

@@ -6,12 +6,12 @@ import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import pydicom
 
 from anatodiff.data.errors import DatasetError
+from anatodiff.data.identity import patient_key
 from anatodiff.data.radiograph import BARE_DICOM_STARTS
 
 LABELS_FILE = "labels.csv"
@@ -25,7 +25,6 @@ IMAGE_ENDINGS = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".ni
 UNREAD_ENDINGS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".npy")
 PICTURE_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 DIRECTORY_FILE = "DICOMDIR"
-KEY_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Item:
     Attributes:
         file: the file.
         label: name of its class.
-        patient: 16 hexadecimal digits, the same for all files of one patient.
+        patient: 16 hexadecimal digits, the same for all files of one patient; not to be written, see `Pseudonyms`.
         identified: whether a patient id was found; else the file's name stands in for it.
         domain: what kind of image it is (region, origin), for bases of several kinds; empty where not said.
     """
@@ -45,20 +44,6 @@ class Item:
     patient: str
     identified: bool = True
     domain: str = ""
-
-
-def patient_key(identifier: str) -> str:
-    """Turn a patient's identifier into a grouping key, so that the identifier itself goes no further.
-
-    This is a pseudonym, not a secret: whoever knows an identifier can compute its key.
-
-    Args:
-        identifier: patient ID or another name that all files of one patient share.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    return blake2b(identifier.strip().encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).hexdigest()
 
 
 def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
@@ -100,7 +85,22 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
             f"{root}: the sub-folders {', '.join(sorted(folders))} are splits, not classes; give dataset_dir one of "
             "them (patients are split here)"
         )
-    return [_item(file, file.relative_to(root).parts[0]) for file in files]
+    items = [_item(file, file.relative_to(root).parts[0]) for file in files]
+    _refuse_patients_as_classes(root, items)
+    return items
+
+
+def _refuse_patients_as_classes(root: Path, items: list[Item]) -> None:
+    """Refuse one folder per patient, as many archives export: the names would go into adapters and file names."""
+    patients: dict[str, set[str]] = {}
+    for item in items:
+        patients.setdefault(item.label, set()).add(item.patient if item.identified else "")
+    alone = all(len(found) == 1 and "" not in found for found in patients.values())
+    if alone and len(patients) > 1:
+        raise DatasetError(
+            f"{root}: each of its {len(patients)} sub-folders holds one patient, so they are no classes; write "
+            f"{LABELS_FILE} with the columns file,label"
+        )
 
 
 def _from_table(table: Path) -> list[Item]:

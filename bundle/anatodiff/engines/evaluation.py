@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from anatodiff.autoencoders import ImageDataset
+from anatodiff.data import pseudonyms
+from anatodiff.data.identity import SALT_VARIABLE
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.evaluation_inputs import RealImages
 from anatodiff.engines.finish import check_writable
@@ -86,10 +88,20 @@ class Evaluation:
         """Refuse held-back patients that the samples' own run, whose list lies beside the samples, has trained on."""
         listing = Path(self.samples.items[0]["image"]).parent.parent / LISTING_NAME
         try:
-            trained = {row["patient"] for row in json.loads(listing.read_text())["train"]}
+            content = json.loads(listing.read_text())
+            trained, salt = {row["patient"] for row in content["train"]}, content["salt"]
         except (OSError, ValueError, KeyError, TypeError):  # none there, or a file of that name that no training wrote
             return
-        held_back = {row["patient"] for row in self.real.reference.items}
+        names = pseudonyms()
+        if salt != names.salt_id:
+            logger.warning(
+                "%s has pseudonyms of another salt: whether patients that are held back here were trained on cannot "
+                "be told; name the salt's file by %s",
+                listing,
+                SALT_VARIABLE,
+            )
+            return
+        held_back = {names.of(row["patient"]) for row in self.real.reference.items}
         if trained & held_back:
             raise ValueError(
                 f"{len(trained & held_back)} of {len(held_back)} patients held back here are in the training part of "

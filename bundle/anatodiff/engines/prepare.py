@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from anatodiff.autoencoders import ImageDataset, LatentCodec, LatentDataset, encode_all
-from anatodiff.data import Datalist, summarise
+from anatodiff.data import Datalist, pseudonyms, summarise
 from anatodiff.data.phantom import ABDOMEN_CLASSES, HUMERUS_CLASSES, write_phantoms
 from anatodiff.engines.pictures import save_grid
 from anatodiff.files import replaced_when_whole
@@ -205,12 +205,15 @@ class Preparation:
             return
         for line in summarise(self.datalist).splitlines():
             logger.info(line)
+        names = pseudonyms()
         root = os.path.commonpath([os.path.dirname(row["image"]) for row in self.datalist.train + self.datalist.test])
 
         def relative(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return [{**row, "image": os.path.relpath(row["image"], root)} for row in rows]
+            written = [(os.path.relpath(row["image"], root), names.of(row["patient"])) for row in rows]
+            return [{**row, "image": i, "patient": p} for row, (i, p) in zip(rows, written, strict=True)]
 
         listing = {
+            "salt": names.salt_id,
             "classes": self.datalist.classes,
             "train": relative(self.datalist.train),
             "test": relative(self.datalist.test),
