@@ -92,6 +92,13 @@ def test_an_option_that_monai_would_drop_is_refused(given: list[str]) -> None:
     assert "write --threshold '$None'" in done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("given", [["--overwrite", "false"], ["--overwrite=true"]])
+def test_an_option_that_monai_would_take_for_a_text_is_refused(given: list[str]) -> None:
+    done = run_bundle("inference.json", *given)
+    assert done.returncode != 0
+    assert "'overwrite' cannot be given as" in done.stderr.strip().splitlines()[-1]
+
+
 def test_the_word_none_is_a_value() -> None:
     check_command_line(["run", "training", "--topology_essential", "none", "--topology_time=none"])
 

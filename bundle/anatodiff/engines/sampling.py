@@ -127,7 +127,7 @@ class SampleWriter:
     def _check(self, engine: Workflow) -> None:
         if not self.overwrite and self.directory.is_dir() and any(self.directory.iterdir()):
             raise FileExistsError(
-                f"{self.directory}: holds files already; give another dataset_dir, or --overwrite true to replace them"
+                f"{self.directory}: holds files already; give another dataset_dir, or --overwrite True to replace them"
             )
         (self.directory / REFUSED_NAME).unlink(missing_ok=True)  # of an earlier run
 

@@ -64,7 +64,7 @@ def start_workflow() -> None:
 
 
 def check_command_line(arguments: list[str]) -> None:
-    """Refuse options given as None: MONAI drops them without a word, and the default would be used.
+    """Refuse options that MONAI would take for something else: it drops None, and `false` is a text, so true.
 
     Args:
         arguments: what follows the program's name.
@@ -75,6 +75,8 @@ def check_command_line(arguments: list[str]) -> None:
     for name, value in itertools.pairwise([part for argument in arguments for part in argument.split("=", 1)] + [""]):
         if name.startswith("--") and value in ("None", "null"):
             raise OptionError(f"option {name.removeprefix('--')!r} cannot be given as {value}; write {name} '$None'")
+        if name.startswith("--") and value in ("true", "false"):
+            raise OptionError(f"option {name.removeprefix('--')!r} cannot be given as {value}; write {value.title()}")
 
 
 def running_config() -> dict[str, Any] | None:
