@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+AUDIT := .audit
 SHARED := $(CURDIR)/../shared
 
-.PHONY: setup train test test-all lint
+.PHONY: setup train test test-all lint audit
 
 setup: $(STAMP)
 
@@ -34,3 +35,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# In an environment of its own: what it needs is not what is audited. It asks a service on the network.
+audit: $(STAMP)
+	test -x $(AUDIT)/bin/pip-audit || ($(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit)
+	$(AUDIT)/bin/pip-audit --skip-editable --path $(VENV)/lib/python*/site-packages
