@@ -5,6 +5,7 @@ from anatodiff.data.folder import Datalist, make_datalist, summarise
 from anatodiff.data.listing import Item, find_radiographs, patient_key
 from anatodiff.data.radiograph import Radiograph, read_radiograph
 from anatodiff.data.reader import RadiographReader
+from anatodiff.data.rejected import Rejected, write_rejected
 from anatodiff.data.sources import Sources, make_sources
 from anatodiff.data.write import write_radiograph
 
@@ -15,6 +16,7 @@ __all__ = [
     "Radiograph",
     "RadiographError",
     "RadiographReader",
+    "Rejected",
     "Sources",
     "find_radiographs",
     "make_datalist",
@@ -23,4 +25,5 @@ __all__ = [
     "read_radiograph",
     "summarise",
     "write_radiograph",
+    "write_rejected",
 ]

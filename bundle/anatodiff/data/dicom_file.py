@@ -6,6 +6,7 @@ import logging
 import re
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -89,6 +90,35 @@ class _DicomBytes(CountedBytes):
         return super().read(size)
 
 
+def read_elements(data: bytes, keywords: Sequence[str]) -> FileDataset:
+    """Read some elements of a DICOM file, within limits on what it unpacks to and on the number of its parts.
+
+    Args:
+        data: the file; without a preamble it is read as a bare data set.
+        keywords: the elements; the others are passed over.
+
+    Returns:
+        Those of them that the file has.
+
+    Raises:
+        Refusal: a limit is passed.
+        Exception: whatever pydicom raises for a broken file.
+    """
+    wanted = list(keywords)
+    try:
+        dataset = pydicom.dcmread(_DicomBytes(data), force=True, specific_tags=wanted)
+    except _DeflatedError as deflated:
+        header = data[: deflated.position].replace(DEFLATED_UID, PLAIN_UID)
+        whole = header + inflated(data, deflated.position, -zlib.MAX_WBITS)
+        dataset = pydicom.dcmread(_DicomBytes(whole), force=True, specific_tags=wanted)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        value = getattr(dataset.get_item(name), "value", None) if name in dataset else None
+        if isinstance(value, bytes) and len(value) > MAX_SEQUENCE_BYTES:  # not yet taken apart
+            raise Refusal(f"{name} has {len(value)} bytes", "export the image again, without lookup tables")
+    return dataset
+
+
 def read_dataset(data: bytes, allow_burned_in: bool = False) -> FileDataset:
     """Read a DICOM file and refuse what is not a single-frame gray projection radiograph.
 
@@ -103,7 +133,7 @@ def read_dataset(data: bytes, allow_burned_in: bool = False) -> FileDataset:
         Refusal: with the reason.
     """
     try:
-        dataset = _parsed(data)
+        dataset = read_elements(data, READ_KEYWORDS)
     except Refusal:
         raise
     except Exception as error:
@@ -170,22 +200,6 @@ def write_dicom(dataset: FileDataset, target: str | BinaryIO) -> None:
         dataset.is_little_endian = True
         dataset.is_implicit_VR = dataset.file_meta.TransferSyntaxUID.is_implicit_VR
         pydicom.dcmwrite(target, dataset, write_like_original=False)
-
-
-def _parsed(data: bytes) -> FileDataset:
-    keywords = list(READ_KEYWORDS)
-    try:
-        dataset = pydicom.dcmread(_DicomBytes(data), force=True, specific_tags=keywords)
-    except _DeflatedError as deflated:
-        header = data[: deflated.position].replace(DEFLATED_UID, PLAIN_UID)
-        whole = header + inflated(data, deflated.position, -zlib.MAX_WBITS)
-        dataset = pydicom.dcmread(_DicomBytes(whole), force=True, specific_tags=keywords)
-        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    for name in ("ModalityLUTSequence", "VOILUTSequence"):
-        value = getattr(dataset.get_item(name), "value", None) if name in dataset else None
-        if isinstance(value, bytes) and len(value) > MAX_SEQUENCE_BYTES:  # not yet taken apart
-            raise Refusal(f"{name} has {len(value)} bytes", "export the image again, without lookup tables")
-    return dataset
 
 
 def _clear_unused_bits(stored: np.ndarray, bits: int) -> np.ndarray:
