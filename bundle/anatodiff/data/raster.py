@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from anatodiff.data.errors import Refusal
 from anatodiff.data.limits import CountedBytes, check_size
@@ -64,6 +64,8 @@ def read_raster(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, di
         raise
     except Image.DecompressionBombError as error:
         raise Refusal("too many pixels for a radiograph", "scale the image down first") from error
+    except UnidentifiedImageError as error:
+        raise Refusal("not a readable image (broken header)", "the file is cut off or broken: send it again") from error
     except Exception as error:
         raise Refusal(f"not a readable image ({error})", "the file is cut off or broken: send it again") from error
     facts = {"photometric": "MONOCHROME2", "bits_stored": bits, "voi": f"full range of {bits} bits"}
