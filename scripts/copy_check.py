@@ -30,7 +30,8 @@ PAIRS = 8
 
 def images_of(folder: Path, cache_dir: Path, size: int) -> torch.Tensor:
     """Read all images of a folder, (N, 1, size, size)."""
-    datalist = make_datalist(folder, test_fraction=0)
+    # Images with burned-in annotation, too: a search for copies must see all that the training may have seen.
+    datalist = make_datalist(folder, test_fraction=0, allow_burned_in=True)
     return ImageDataset(datalist.train, size, cache_dir).images.float()
 
 

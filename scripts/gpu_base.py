@@ -60,7 +60,7 @@ def pack_images(source: Path, target: Path, size: int) -> int:
     """Write a folder's images as square JPEGs with their table; returns how many."""
     target.mkdir(parents=True, exist_ok=True)
     transform = radiograph_transforms(size)
-    items = find_radiographs(source)
+    items = [item for item in find_radiographs(source) if item.fault is None]
     with open(target / LABELS_FILE, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "patient_id", "label", "domain"])

@@ -1,4 +1,4 @@
-"""Divide a folder of radiographs into parts that share no patient, each a folder with a labels.csv and no image copied.
+"""Divide a folder of radiographs into parts that share no patient, each with a labels.csv and no image copied.
 
     python scripts/split_folder.py --dataset_dir /data/xrays --output_dir /data/parts --parts study=800 base=rest
 
@@ -19,6 +19,7 @@ from anatodiff.data.split import limit_patients
 from anatodiff.files import replaced_when_whole
 
 REST = "rest"
+LINK_NAME = "images"  # of a link to the folder; a table's names do not lead out of its own folder
 
 
 def divide(items: list[Item], parts: dict[str, int | None], seed: int) -> dict[str, list[Item]]:
@@ -46,13 +47,19 @@ def divide(items: list[Item], parts: dict[str, int | None], seed: int) -> dict[s
     return divided
 
 
-def write_part(folder: Path, items: list[Item]) -> None:
-    """Write the labels.csv of one part; the images stay where they are, patients are keys."""
+def write_part(folder: Path, items: list[Item], source: Path) -> None:
+    """Write the labels.csv of one part and a link to the images, which stay where they are; patients are keys."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "patient_id", "label", "domain"])
-    writer.writerows([item.file.resolve(), item.patient, item.label, item.domain] for item in items)
+    for item in items:
+        name = Path(LINK_NAME) / item.file.relative_to(source)
+        writer.writerow([name, item.patient, item.label, item.domain])
     folder.mkdir(parents=True, exist_ok=True)
+    link = folder / LINK_NAME
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(source.resolve(), target_is_directory=True)
     with replaced_when_whole(folder / LABELS_FILE) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
@@ -68,8 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         named = dict(part.split("=", 1) for part in options.parts)
         parts = {name: None if size == REST else int(size) for name, size in named.items()}
-        for name, items in divide(find_radiographs(options.dataset_dir), parts, options.seed).items():
-            write_part(options.output_dir / name, items)
+        usable = [item for item in find_radiographs(options.dataset_dir) if item.fault is None]
+        for name, items in divide(usable, parts, options.seed).items():
+            write_part(options.output_dir / name, items, options.dataset_dir)
             print(f"{name}: {len(items)} images of {len({item.patient for item in items})} patients")
     except (DatasetError, ValueError, OSError) as error:
         print(error, file=sys.stderr)

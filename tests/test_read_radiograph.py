@@ -245,13 +245,13 @@ REFUSED = {
     "no photometric": ({"PhotometricInterpretation": None}, "no PhotometricInterpretation"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour image"),
     "no pixels": ({"PixelData": None}, "no pixel data"),
-    "truncated": ({"PixelData": b"\0\0" * 500}, "cannot be decoded"),
+    "truncated": ({"PixelData": b"\0\0" * 500}, "has 1000 of its 2048 bytes"),
     "frames": ({"NumberOfFrames": 2, "PixelData": bytes(4096)}, "multi-frame"),
     "constant": ({"PixelData": b"\7\0" * 1024}, "same value 7"),
     "padding": ({"PixelData": b"\7\0" * 1024, "PixelPaddingValue": ("US", 7)}, "every pixel is padding"),
     "small": ({"Rows": 16, "Columns": 64}, "16 x 64"),
     "short lut": ({"ModalityLUTSequence": lut([1, 2, 3], 0)}, "lookup table"),
-    "no bits": ({"BitsStored": None}, "cannot be decoded"),
+    "no bits": ({"BitsStored": None}, "no BitsStored"),
     "empty lut": ({"VOILUTSequence": Sequence([Dataset()])}, "broken file"),
 }
 
@@ -284,7 +284,7 @@ def test_captures_and_classes_that_say_radiograph_are_read(tmp_path: Path, modal
         (b"\xff\xd8\xff\xe0" + bytes(50), "not a readable image"),
         (bytes(128) + b"DICM" + bytes(40), "no Modality|DICOM"),
         (bytes(128) + b"DICM", "no Modality|DICOM"),
-        (b"\x1f\x8bnot gzip at all", "broken gzip"),
+        (b"\x1f\x8bnot gzip at all", "compressed content is broken"),
         (b"\x08\x00" + bytes(range(200)), "no Modality|DICOM"),
     ],
 )
@@ -427,13 +427,13 @@ def test_truncated_nifti(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(whole[:3000])
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole)[:3000])
     for name in ("a.nii", "b.nii.gz"):
-        with pytest.raises(RadiographError, match="not a readable NIfTI"):
+        with pytest.raises(RadiographError, match=r"not a readable NIfTI|content is cut off"):
             read_radiograph(tmp_path / name)
 
 
 def test_real_dicom_files_load_or_are_refused_by_name(shared_data: Path) -> None:
     pytest.importorskip("gdcm", reason="python-gdcm decodes the compressed files")
-    pytest.importorskip("itk", reason="ITK decodes 12-bit JPEG Extended")
+
     with open(shared_data / "dicom" / "index.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     loaded = 0
@@ -482,9 +482,9 @@ def test_real_pairs_agree_as_displayed(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(("extended", "lossless"), [("RG3_JPLY", "RG3_JPLL"), ("RG2_JPLY.dcm", "RG2_JPLL.dcm")])
-def test_12_bit_jpeg_extended_by_itk_is_like_lossless(shared_data: Path, extended: str, lossless: str) -> None:
+def test_12_bit_jpeg_extended_is_like_lossless(shared_data: Path, extended: str, lossless: str) -> None:
     pytest.importorskip("gdcm", reason="python-gdcm decodes the lossless files")
-    pytest.importorskip("itk", reason="ITK decodes 12-bit JPEG Extended")
+
     lossy = read_radiograph(shared_data / "dicom" / extended).pixels
     exact = read_radiograph(shared_data / "dicom" / lossless).pixels
     assert np.corrcoef(lossy.ravel(), exact.ravel())[0, 1] > 0.999

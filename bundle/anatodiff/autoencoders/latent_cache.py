@@ -52,7 +52,8 @@ class ImageDataset:
         self.labels: torch.Tensor = stored["labels"]
 
     def _read(self, image_size: int) -> dict[str, torch.Tensor]:
-        transform = radiograph_transforms(image_size)
+        # Whether burned-in annotation is allowed was asked when the datalist was made; what is in it is read.
+        transform = radiograph_transforms(image_size, allow_burned_in=True)
         images = [transform({"image": item["image"]})["image"].as_tensor() for item in tqdm(self.items, "reading")]
         labels = torch.tensor([int(item["label"]) for item in self.items])
         # Half precision keeps 11 bits: more than the 8 of most files, and a quarter of a gigabyte saved per 2,000.

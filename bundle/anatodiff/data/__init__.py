@@ -6,6 +6,7 @@ from anatodiff.data.identity import Pseudonyms, SaltError, patient_key, pseudony
 from anatodiff.data.listing import Item, find_radiographs
 from anatodiff.data.radiograph import Radiograph, read_radiograph
 from anatodiff.data.reader import RadiographReader
+from anatodiff.data.rejected import Rejected, write_rejected
 from anatodiff.data.sources import Sources, make_sources
 from anatodiff.data.write import write_radiograph
 
@@ -17,6 +18,7 @@ __all__ = [
     "Radiograph",
     "RadiographError",
     "RadiographReader",
+    "Rejected",
     "SaltError",
     "Sources",
     "find_radiographs",
@@ -27,4 +29,5 @@ __all__ = [
     "read_radiograph",
     "summarise",
     "write_radiograph",
+    "write_rejected",
 ]

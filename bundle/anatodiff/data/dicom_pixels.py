@@ -12,6 +12,7 @@ from anatodiff.data.errors import Refusal
 
 WORD = 1 << 16
 MIN_LINEAR_WIDTH = 1.0
+BLOCK = 1 << 20  # pixels at once
 
 
 def displayed_pixels(dataset: Dataset) -> tuple[np.ndarray, str]:
@@ -31,10 +32,11 @@ def displayed_pixels(dataset: Dataset) -> tuple[np.ndarray, str]:
         Refusal: if the pixels cannot be decoded, are not finite, or are all alike.
     """
     stored = decode_pixels(dataset)
-    padding = _padding_mask(stored, dataset)
+    levels = _levels(stored)
+    padding = _padding_mask(levels, dataset)
     if padding.all():
         raise Refusal("every pixel is padding", "correct PixelPaddingValue (0028,0120) or leave the file out")
-    values = modality_values(stored, dataset)
+    values = modality_values(levels, dataset)
     inside = values[~padding]
     if not np.isfinite(inside).all():
         raise Refusal("the pixels are not all finite", "correct the rescale values or leave the file out")
@@ -44,18 +46,38 @@ def displayed_pixels(dataset: Dataset) -> tuple[np.ndarray, str]:
     if _is_inverted(dataset):
         shown = 1.0 - shown
     shown[padding] = 0.0
-    return np.ascontiguousarray(shown, dtype=np.float32), voi
+    return _looked_up(stored, levels, shown), voi
+
+
+def _levels(stored: np.ndarray) -> np.ndarray:
+    """The values that occur, each once, (n,): what follows is a function of the value, so it is computed for these."""
+    flat = stored.reshape(-1).view(f"u{stored.dtype.itemsize}")
+    seen = np.zeros(1 << 8 * stored.dtype.itemsize, dtype=bool)
+    for start in range(0, flat.size, BLOCK):  # an index takes eight bytes for each pixel
+        seen[flat[start : start + BLOCK]] = True
+    return np.flatnonzero(seen).astype(flat.dtype).view(stored.dtype)
+
+
+def _looked_up(stored: np.ndarray, levels: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Put the displayed values (n,) of the levels (n,) in the place of the stored ones, float32 (H, W)."""
+    flat = stored.reshape(-1).view(f"u{stored.dtype.itemsize}")
+    table = np.zeros(1 << 8 * stored.dtype.itemsize, dtype=np.float32)
+    table[levels.view(flat.dtype)] = shown
+    pixels = np.empty(flat.size, dtype=np.float32)
+    for start in range(0, flat.size, BLOCK):
+        pixels[start : start + BLOCK] = table[flat[start : start + BLOCK]]
+    return pixels.reshape(stored.shape)
 
 
 def modality_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Apply the modality LUT sequence, else the rescale slope and intercept (PS3.3 C.11.1).
 
     Args:
-        stored: stored values (H, W), integer.
+        stored: stored values, integer, any shape.
         dataset: the data set they come from.
 
     Returns:
-        The values in the modality's units, float64 (H, W).
+        The values in the modality's units, float64, the shape of `stored`.
 
     Raises:
         Refusal: if the slope is zero or the slope or intercept is not a finite number.

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import os
 
+MAX_REASON = 300  # characters
+
+
+def printable(text: str) -> str:
+    """Make a text fit for one line of a log: names of files may hold line ends, control codes and broken characters.
+
+    Args:
+        text: any text.
+
+    Returns:
+        the text with a question mark for each character that is not printable.
+    """
+    return "".join(character if character.isprintable() else "?" for character in text)
+
 
 class DatasetError(ValueError):
     """A folder of radiographs that cannot be used."""
@@ -19,7 +33,7 @@ class Refusal(ValueError):
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(reason, cure)
-        self.reason = " ".join(reason.split())
+        self.reason = printable(" ".join(reason.split()))[:MAX_REASON]
         self.cure = cure
 
 
@@ -28,10 +42,12 @@ class RadiographError(ValueError):
 
     Attributes:
         reason: the reason alone, without the file's name and the cure (for counting).
+        cure: what the user can do about it.
     """
 
     # The constructor takes the message alone: loader processes rebuild exceptions from it.
     reason: str = ""
+    cure: str = ""
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], refusal: Refusal) -> RadiographError:
@@ -44,7 +60,6 @@ class RadiographError(ValueError):
         Returns:
             The error, one line long.
         """
-        name = str(path).replace("\n", "?")
-        error = cls(f"{name}: {refusal.reason}; {refusal.cure}")
-        error.reason = refusal.reason
+        error = cls(f"{printable(str(path))}: {refusal.reason}; {refusal.cure}")
+        error.reason, error.cure = refusal.reason, refusal.cure
         return error

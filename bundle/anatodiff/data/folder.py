@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anatodiff.data.errors import DatasetError, RadiographError
+from anatodiff.data.decoding import close_decoders
+from anatodiff.data.duplicates import find_copies
+from anatodiff.data.errors import DatasetError, RadiographError, printable
 from anatodiff.data.listing import LABELS_FILE, Item, find_radiographs
-from anatodiff.data.radiograph import read_radiograph
+from anatodiff.data.radiograph import read_with_marks
+from anatodiff.data.rejected import Rejected, count_reasons
 from anatodiff.data.split import limit_patients, split_patients
 
 MAX_NAMED = 10
@@ -29,13 +31,15 @@ class Datalist:
         classes: names of the classes, sorted.
         rejected: files that are not used, each with the reason.
         unidentified: number of images without a patient id; each of them counts as a patient of its own.
+        root: the folder.
     """
 
     train: list[dict[str, Any]]
     test: list[dict[str, Any]]
     classes: list[str]
-    rejected: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     unidentified: int = 0
+    root: str = ""
 
 
 def make_datalist(
@@ -45,6 +49,7 @@ def make_datalist(
     max_images: int | None = None,
     check: bool = True,
     max_train_images: int | None = None,
+    allow_burned_in: bool = False,
 ) -> Datalist:
     """Find the usable images of a folder and hold out whole patients for testing.
 
@@ -56,9 +61,10 @@ def make_datalist(
         test_fraction: share of the images to hold out, in [0, 1); 0 holds out none.
         seed: of the split.
         max_images: use at most this many images, whole patients, in the classes' proportions; None uses all.
-        check: decode each file once, because broken pixel data shows only then; the others are not used and named.
-
+        check: decode each file once, because broken pixel data and copies of other images show only then; such files
+            are not used and named.
         max_train_images: train on at most this many, chosen in the same way, and leave the held-out part as it is.
+        allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
 
     Returns:
         The two parts, the classes and the rejected files.
@@ -72,12 +78,13 @@ def make_datalist(
     for name, most in (("max_images", max_images), ("max_train_images", max_train_images)):
         if most is not None and most < 2:
             raise DatasetError(f"{name} is {most}; give at least 2")
-    chosen, rejected = _usable(find_radiographs(root), seed, max_images, check)
+    examine = _Examination(allow_burned_in) if check else _missing
+    chosen, rejected = _usable(find_radiographs(root), seed, max_images, examine)
     if not chosen:
-        why = _reasons(rejected) or f"no patient has at most {max_images} images (max_images)"
+        why = _counted(rejected) or f"no patient has at most {max_images} images (max_images)"
         raise DatasetError(f"{root}: no usable image: {why}; correct these or give dataset_dir another folder")
     if len(chosen) == 1:
-        raise DatasetError(f"{root}: only one usable image ({len(rejected)} rejected); give more images")
+        raise DatasetError(f"{root}: only one usable image ({_counted(rejected) or 'no other'}); give more")
     if test_fraction > 0 and len({item.patient for item in chosen}) == 1:
         raise DatasetError(
             f"{root}: all {len(chosen)} images are of one patient, so none can be held out; give the patients in "
@@ -95,7 +102,7 @@ def make_datalist(
         entry = {"image": str(item.file), "label": label, "patient": item.patient, "domain": item.domain}
         parts[item.patient in held_out].append(entry)
     unidentified = sum(not item.identified for item in chosen)
-    return Datalist(parts[False], parts[True], classes, rejected, unidentified)
+    return Datalist(parts[False], parts[True], classes, rejected, unidentified, str(root))
 
 
 def summarise(datalist: Datalist) -> str:
@@ -126,17 +133,39 @@ def summarise(datalist: Datalist) -> str:
         lines.append("EACH CLASS IS ONE PATIENT: are the sub-folders patients? Their names would be in every file made")
     if datalist.rejected:
         lines.append(f"rejected: {len(datalist.rejected)}")
-        lines += [f"  {file}: {reason}" for file, reason in datalist.rejected[:MAX_NAMED]]
+        lines += [f"  {count:>6}  {reason}" for count, reason in count_reasons(datalist.rejected)]
+        named = datalist.rejected[:MAX_NAMED]
+        lines += [f"  {printable(row.file)}: {row.whole_reason()}; {row.cure}" for row in named]
         if len(datalist.rejected) > MAX_NAMED:
-            lines.append(f"  and {len(datalist.rejected) - MAX_NAMED} more: {_reasons(datalist.rejected[MAX_NAMED:])}")
+            lines.append(f"  and {len(datalist.rejected) - MAX_NAMED} more")
     return "\n".join(lines)
 
 
+class _Examination:
+    """Reads each file once, and remembers by what its image is known again."""
+
+    def __init__(self, allow_burned_in: bool) -> None:
+        self.allow_burned_in = allow_burned_in
+        self.marks: dict[Path, list[str]] = {}
+
+    def __call__(self, item: Item) -> Rejected | None:
+        if (unnamed := _unusable_row(item)) is not None:
+            return unnamed
+        try:
+            self.marks[item.file] = read_with_marks(item.file, self.allow_burned_in)[1]
+        except RadiographError as error:
+            return Rejected(str(item.file), error.reason, error.cure)
+        return None
+
+    def copies(self, items: list[Item]) -> list[Rejected]:
+        return find_copies(items, self.marks)
+
+
 def _usable(
-    items: list[Item], seed: int, max_images: int | None, check: bool
-) -> tuple[list[Item], list[tuple[str, str]]]:
-    """Choose the images, then check them; a rejected one is replaced by choosing again among the rest."""
-    rejected: list[tuple[str, str]] = []
+    items: list[Item], seed: int, max_images: int | None, examine: Callable[[Item], Rejected | None]
+) -> tuple[list[Item], list[Rejected]]:
+    """Choose the images, then examine them; a rejected one is replaced by choosing again among the rest."""
+    rejected: list[Rejected] = []
     checked: set[Path] = set()
     while True:
         chosen = items
@@ -146,29 +175,31 @@ def _usable(
         new = [item for item in chosen if item.file not in checked]
         checked.update(item.file for item in new)
         with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-            reasons = list(pool.map(_fault if check else _missing, new))
-        bad = {item.file: reason for item, reason in zip(new, reasons, strict=True) if reason}
+            bad = [row for row in pool.map(examine, new) if row is not None]
+        close_decoders()  # one for each thread; training needs none of them
+        faulty = {row.file for row in bad}
+        if isinstance(examine, _Examination):
+            bad += examine.copies([item for item in chosen if str(item.file) not in faulty])
         if not bad:
             return chosen, rejected
-        rejected += [(str(file), reason) for file, reason in bad.items()]
-        items = [item for item in items if item.file not in bad]
+        rejected += bad
+        faulty = {row.file for row in bad}
+        items = [item for item in items if str(item.file) not in faulty]
 
 
-def _missing(item: Item) -> str:
+def _unusable_row(item: Item) -> Rejected | None:
+    if item.fault:
+        return Rejected(str(item.file), *item.fault)
     if not item.label:
-        return f"no label in {LABELS_FILE}"
-    return "" if item.file.is_file() else "no such file"
+        return Rejected(str(item.file), f"no label in {LABELS_FILE}", "fill in the column label or remove the row")
+    return None
 
 
-def _fault(item: Item) -> str:
-    reason = _missing(item)
-    if not reason:
-        try:
-            read_radiograph(item.file)
-        except RadiographError as error:
-            return error.reason
-    return reason
+def _missing(item: Item) -> Rejected | None:
+    if (unnamed := _unusable_row(item)) is not None or item.file.is_file():
+        return unnamed
+    return Rejected(str(item.file), "no such file", "check the path")
 
 
-def _reasons(rejected: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in Counter(reason for _, reason in rejected).most_common())
+def _counted(rejected: list[Rejected]) -> str:
+    return ", ".join(f"{count} x {reason}" for count, reason in count_reasons(rejected))

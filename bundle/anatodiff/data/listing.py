@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-
+from anatodiff.data.dicom_file import read_elements
 from anatodiff.data.errors import DatasetError
 from anatodiff.data.identity import patient_key
+from anatodiff.data.limits import file_bytes
 from anatodiff.data.radiograph import BARE_DICOM_STARTS
 
 LABELS_FILE = "labels.csv"
@@ -25,6 +25,11 @@ IMAGE_ENDINGS = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".ni
 UNREAD_ENDINGS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".npy")
 PICTURE_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 DIRECTORY_FILE = "DICOMDIR"
+OUTSIDE = (
+    "the name leads out of the folder",
+    f"name files relative to {LABELS_FILE}, in its folder, or put a link there",
+)
+UNPRINTABLE = ("the label has characters that cannot be printed", "give the class another name")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Item:
         patient: 16 hexadecimal digits, the same for all files of one patient; not to be written, see `Pseudonyms`.
         identified: whether a patient id was found; else the file's name stands in for it.
         domain: what kind of image it is (region, origin), for bases of several kinds; empty where not said.
+        fault: why the file is not even opened, and what to do; None where it may be.
     """
 
     file: Path
@@ -44,6 +50,7 @@ class Item:
     patient: str
     identified: bool = True
     domain: str = ""
+    fault: tuple[str, str] | None = None
 
 
 def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
@@ -53,7 +60,9 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
     `domain`; others are ignored; only the files in it are used), else from the folder's sub-folders, else all files are
     one class "all".
     Patients come from `patient_id`, else from the DICOM PatientID, else each file name without its ending is a patient.
-    Hidden files, symbolic links to folders and files that are not images are passed over.
+    Hidden files, DICOMDIR, symbolic links to folders, pipes, sockets and devices, and files that are not images are
+    passed over. A name in `labels.csv` that leads out of the folder is listed with a fault and never opened: the table
+    may come with somebody else's data, which has no say in what is read on this machine.
 
     Args:
         dataset_dir: the folder.
@@ -69,12 +78,13 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
         raise DatasetError(f"{root}: no such folder; give dataset_dir a folder of radiographs")
     if (root / LABELS_FILE).is_file():
         return _from_table(root / LABELS_FILE)
-    files = sorted(_image_files(root))
+    closed: list[Item] = []
+    files = sorted(_image_files(root, closed))
     if not files:
         raise DatasetError(f"{root}: no images in this folder; give dataset_dir one with DICOM, PNG, JPEG, NIfTI files")
     folders = {file.relative_to(root).parts[0] for file in files if file.parent != root}
     if not folders:
-        return [_item(file, ONE_CLASS) for file in files]
+        return [_item(file, ONE_CLASS) for file in files] + closed
     if any(file.parent == root for file in files):
         raise DatasetError(
             f"{root}: images lie beside sub-folders, so the classes are unclear; move them into one sub-folder per "
@@ -87,7 +97,7 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
         )
     items = [_item(file, file.relative_to(root).parts[0]) for file in files]
     _refuse_patients_as_classes(root, items)
-    return items
+    return items + closed
 
 
 def _refuse_patients_as_classes(root: Path, items: list[Item]) -> None:
@@ -122,7 +132,11 @@ def _from_table(table: Path) -> list[Item]:
     for row in rows:
         if not row["file"]:
             continue
-        item = _item(table.parent / row["file"], row["label"], row[PATIENT_COLUMN], row[DOMAIN_COLUMN])
+        path = table.parent / row["file"]
+        if not _is_inside(path, table.parent):
+            item = Item(path, row["label"], patient_key(row["file"]), identified=False, fault=OUTSIDE)
+        else:
+            item = _item(path, row["label"], row[PATIENT_COLUMN], row[DOMAIN_COLUMN])
         known = items.setdefault(item.file, item)
         if known != item:
             raise DatasetError(f"{table}: {row['file']} is listed twice and differently; keep one row")
@@ -131,7 +145,14 @@ def _from_table(table: Path) -> list[Item]:
     return list(items.values())
 
 
+def _is_inside(file: Path, folder: Path) -> bool:
+    # By name, not by target: a link that lies in the folder was put there by somebody who may write to it.
+    return os.path.normpath(os.path.abspath(file)).startswith(os.path.join(os.path.abspath(folder), ""))
+
+
 def _item(file: Path, label: str, patient_id: str = "", domain: str = "") -> Item:
+    if not (label + domain).isprintable():
+        return Item(file, label, patient_key(patient_id or file.name), identified=False, fault=UNPRINTABLE)
     stem = file.name[: -len(".nii.gz")] if file.name.lower().endswith(".nii.gz") else file.stem
     identifier = patient_id or _dicom_patient_id(file)
     return Item(file, label, patient_key(identifier or stem), identified=bool(identifier), domain=domain)
@@ -141,15 +162,21 @@ def _dicom_patient_id(file: Path) -> str:
     if not _is_dicom(file, _head(file)):
         return ""
     try:
-        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["PatientID"])
+        header = read_elements(file_bytes(file), ["PatientID"])
         return str(header.get("PatientID") or "").strip()
     except Exception:  # a broken file: it is named with its reason when it is checked
         return ""
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def _image_files(folder: Path, closed: list[Item]) -> Iterator[Path]:
+    """Yield the image files; folders that cannot be read are added to `closed`."""
+
+    def note(error: OSError) -> None:
+        fault = (f"the folder cannot be read ({error.strerror})", "correct its permissions")
+        closed.append(Item(Path(error.filename), "", patient_key(str(error.filename)), identified=False, fault=fault))
+
     # os.walk does not follow links to folders, so a link that loops ends here.
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             file = Path(parent, name)
@@ -172,6 +199,8 @@ def _is_dicom(file: Path, head: bytes) -> bool:
 
 def _head(file: Path) -> bytes:
     try:
+        if not file.is_file():  # to open a pipe would wait for somebody to write to it
+            return b""
         with open(file, "rb") as stream:
             return stream.read(132)
     except OSError:

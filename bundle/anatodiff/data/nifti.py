@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-from pathlib import Path
-from typing import Any
+import logging
+import math
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from anatodiff.data.dicom_file import check_size
 from anatodiff.data.errors import Refusal
+from anatodiff.data.limits import CountedBytes, check_size
 
-GZIP_MAGIC = b"\x1f\x8b"
 NIFTI2_HEADER = 540  # bytes
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
 # Viewers show the patient's left on the right, posterior below, inferior below.
 AS_DISPLAYED = ("L", "P", "I")
+BLOCK = 1 << 20  # pixels at once
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it writes to standard error what it mends in a header
 # A header without orientation codes is taken as stored: first axis to the right, second axis down.
 STORED_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
+def read_nifti(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
     """Read a 2-D NIfTI image (or 3-D with one slice) as rows and columns as displayed.
 
     nibabel's array is indexed [i, j, k], and the affine says to which patient direction each index runs. The array is
@@ -35,7 +36,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, dict
     The display range is cal_min..cal_max where the header has one, else the range of the pixels.
 
     Args:
-        path: a .nii or .nii.gz file, by content.
+        data: the file, unpacked.
 
     Returns:
         The pixels, float (H, W) in [0, 1]; spacing (row, column) in mm or None where the header has no unit; facts.
@@ -44,39 +45,48 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, dict
         Refusal: a volume, a series, colour, complex or non-finite values, one gray level, or a broken file.
     """
     try:
-        with _open(path) as stream:
-            image = _kind(stream).from_stream(stream)
-            _check_kind(image)
-            values = np.asarray(image.dataobj, dtype=np.float64)
+        image = _kind(data).from_stream(CountedBytes(data))
+        _check_kind(image)
+        stored = cast(ArrayProxy, image.dataobj)
+        values, slope, intercept = stored.get_unscaled(), float(stored.slope), float(stored.inter)
     except Refusal:
         raise
     except Exception as error:
         raise Refusal(f"not a readable NIfTI file ({error})", "the file is cut off or broken: send it again") from error
-    if not np.isfinite(values).all():
-        raise Refusal("the pixels are not all finite", "replace NaN and infinity or leave the file out")
-    if values.min() == values.max():
-        raise Refusal(f"every pixel has the same value {values.flat[0]:g}", "leave the file out")
-    pixels, spacing = _as_displayed(values, image)
-    low, high = float(image.header["cal_min"]), float(image.header["cal_max"])
-    voi = f"cal_min..cal_max {low:g}..{high:g}"
-    if not high > low:
-        low, high = float(pixels.min()), float(pixels.max())
-        voi = f"pixel range {low:g}..{high:g}"
-    return np.clip((pixels - low) / (high - low), 0.0, 1.0), spacing, {"photometric": "MONOCHROME2", "voi": voi}
+    low, high = _range(values, slope, intercept)
+    cal_low, cal_high = float(image.header["cal_min"]), float(image.header["cal_max"])
+    given = -math.inf < cal_low < cal_high < math.inf
+    voi = f"pixel range {low:g}..{high:g}"
+    if given:
+        low, high, voi = cal_low, cal_high, f"cal_min..cal_max {cal_low:g}..{cal_high:g}"
+    pixels, spacing = _as_displayed(_windowed(values, slope, intercept, low, high), image)
+    return pixels, spacing, {"photometric": "MONOCHROME2", "voi": voi}
 
 
-def _open(path: Path) -> io.IOBase:
-    # By content, not by ending as nibabel's load; a stream, so that the size is checked before the data is unpacked.
-    with open(path, "rb") as file:
-        zipped = file.read(2) == GZIP_MAGIC
-    return gzip.open(path, "rb") if zipped else open(path, "rb")
-
-
-def _kind(stream: io.IOBase) -> type[nib.Nifti1Image]:
-    size = stream.read(4)
-    stream.seek(0)
-    sizes = (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+def _kind(data: bytes) -> type[nib.Nifti1Image]:
+    sizes = (int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big"))
     return nib.Nifti2Image if NIFTI2_HEADER in sizes else nib.Nifti1Image
+
+
+def _range(values: np.ndarray, slope: float, intercept: float) -> tuple[float, float]:
+    """The smallest and the largest scaled value; refuses what is not finite or all alike."""
+    ends = (float(values.min()), float(values.max()))  # NaN if any value is
+    low, high = sorted(end * slope + intercept for end in ends)
+    if not all(map(math.isfinite, (*ends, low, high, high - low))):
+        raise Refusal("the pixels are not all finite", "replace NaN and infinity or leave the file out")
+    if low == high:
+        raise Refusal(f"every pixel has the same value {low:g}", "leave the file out")
+    return low, high
+
+
+def _windowed(values: np.ndarray, slope: float, intercept: float, low: float, high: float) -> np.ndarray:
+    """Scale and bring low..high to 0..1 in float64, some at a time since that takes eight bytes for each pixel."""
+    flat = values.reshape(-1)
+    pixels = np.empty(flat.size, dtype=np.float32)
+    for start in range(0, flat.size, BLOCK):
+        scaled = flat[start : start + BLOCK].astype(np.float64) * slope + intercept
+        pixels[start : start + BLOCK] = np.clip((scaled - low) / (high - low), 0.0, 1.0)
+    return pixels.reshape(values.shape)
 
 
 def _check_kind(image: nib.Nifti1Image) -> None:

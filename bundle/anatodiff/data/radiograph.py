@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import math
 import os
 import re
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from anatodiff.data.dicom_file import read_dataset
 from anatodiff.data.dicom_pixels import displayed_pixels
 from anatodiff.data.errors import RadiographError, Refusal
+from anatodiff.data.limits import file_bytes, inflated
 from anatodiff.data.nifti import read_nifti
 from anatodiff.data.raster import read_raster
 
@@ -41,7 +42,10 @@ UNREAD_MAGICS = {
 SPACING_KEYWORDS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")
 
-_Reader = Callable[[Path], tuple[np.ndarray, "tuple[float, float] | None", dict[str, Any]]]
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_WINDOW = 16 + zlib.MAX_WBITS
+
+MARK_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,76 +65,90 @@ class Radiograph:
     meta: dict[str, Any]
 
 
-def read_radiograph(path: str | os.PathLike[str]) -> Radiograph:
+def read_radiograph(path: str | os.PathLike[str], allow_burned_in: bool = False) -> Radiograph:
     """Read one projection radiograph; the format is told by the content, not by the file's ending.
 
     DICOM (with or without preamble): see `anatodiff.data.dicom_pixels.displayed_pixels` for the order of the steps.
     PNG and JPEG: the full range of 8 or 16 bits; see `anatodiff.data.raster.read_raster` for colour.
     NIfTI: one 2-D image, turned as displayed; see `anatodiff.data.nifti.read_nifti` for the axes.
 
+    A file is held to the limits of `anatodiff.data.limits` before its pixels are unpacked.
+
     Args:
         path: the file.
+        allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
 
     Returns:
         The radiograph.
 
     Raises:
-        RadiographError: if the file is missing, broken, or not a gray single-frame projection radiograph of at least
-            32 x 32 pixels; one line with the file, the reason and the cure.
+        RadiographError: if the file is missing, broken, beyond a limit, or not a gray single-frame projection
+            radiograph of at least 32 x 32 pixels; one line with the file, the reason and the cure.
     """
-    file = Path(path)
+    return _read(Path(path), allow_burned_in)[0]
+
+
+def read_with_marks(path: str | os.PathLike[str], allow_burned_in: bool = False) -> tuple[Radiograph, list[str]]:
+    """Read as `read_radiograph`, and tell by what the same image is known again.
+
+    Args:
+        path: the file.
+        allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
+
+    Returns:
+        The radiograph; and hashes of its pixels and, in DICOM, of its SOP Instance UID, to compare with those of
+        other files and not to be kept.
+
+    Raises:
+        RadiographError: see `read_radiograph`.
+    """
+    radiograph, instance = _read(Path(path), allow_burned_in)
+    pixels = hashlib.blake2b(repr(radiograph.pixels.shape).encode(), digest_size=MARK_BYTES)
+    pixels.update(radiograph.pixels.data)
+    marks = [f"pixels {pixels.hexdigest()}"]
+    if instance:
+        marks.append(f"instance {hashlib.blake2b(instance.encode(), digest_size=MARK_BYTES).hexdigest()}")
+    return radiograph, marks
+
+
+def _read(file: Path, allow_burned_in: bool) -> tuple[Radiograph, str]:
+    instance = ""
     try:
-        name, reader = _reader(file)
-        pixels, spacing, meta = reader(file)
+        data = file_bytes(file)
+        if data.startswith(GZIP_MAGIC):
+            data = inflated(data, 0, GZIP_WINDOW)
+        name = _format(data[:HEAD_BYTES])
+        if name == "DICOM":
+            pixels, spacing, meta, instance = _read_dicom(data, allow_burned_in)
+        else:
+            pixels, spacing, meta = (read_nifti if name == "NIfTI" else read_raster)(data)
         pixels = np.ascontiguousarray(pixels, dtype=np.float32)
         if pixels.min() == pixels.max():
             raise Refusal("every pixel has the same value", "leave the file out")
     except Refusal as refusal:
         raise RadiographError.of(file, refusal) from refusal
     except Exception as error:
-        # Broken headers raise many kinds of errors on access; a user sees one kind.
-        broken = Refusal(f"broken file ({type(error).__name__}: {error})", "send it again from its source")
+        # Broken headers raise many kinds of errors on access; a user sees one, without the value, maybe a name.
+        broken = Refusal(f"broken file ({type(error).__name__})", "send it again from its source")
         raise RadiographError.of(file, broken) from error
-    return Radiograph(pixels, spacing, {"format": name, **meta})
+    return Radiograph(pixels, spacing, {"format": name, **meta}), instance
 
 
-def _reader(path: Path) -> tuple[str, _Reader]:
-    head = _head(path)
+def _format(head: bytes) -> str:
     if head[DICOM_MAGIC_OFFSET : DICOM_MAGIC_OFFSET + 4] == b"DICM":
-        return "DICOM", _read_dicom
+        return "DICOM"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG", read_raster
+        return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG", read_raster
+        return "JPEG"
     if _is_nifti(head):
-        return "NIfTI", read_nifti
+        return "NIfTI"
     for magic, name in UNREAD_MAGICS.items():
         if head.startswith(magic):
             raise Refusal(f"{name} files are not read", "convert it to DICOM, PNG, JPEG or NIfTI")
     if head.startswith(BARE_DICOM_STARTS):
-        return "DICOM", _read_dicom
+        return "DICOM"
     raise Refusal("not a DICOM, PNG, JPEG or NIfTI file", "convert it or leave it out")
-
-
-def _head(path: Path) -> bytes:
-    if not path.exists():
-        raise Refusal("no such file", "check the path")
-    if not path.is_file():
-        raise Refusal("not a file", "give one image file")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise Refusal(f"cannot be opened ({error.strerror})", "check its permissions") from error
-    if not head:
-        raise Refusal("empty file", "send it again from its source")
-    if head.startswith(b"\x1f\x8b"):
-        try:
-            with gzip.open(path, "rb") as stream:
-                return stream.read(HEAD_BYTES)
-        except (OSError, EOFError) as error:
-            raise Refusal(f"broken gzip file ({error})", "send it again from its source") from error
-    return head
 
 
 def _is_nifti(head: bytes) -> bool:
@@ -139,8 +157,10 @@ def _is_nifti(head: bytes) -> bool:
     return head[NIFTI_MAGIC_OFFSET : NIFTI_MAGIC_OFFSET + 4] == b"n+1\x00" or head[4:8] == b"n+2\x00"
 
 
-def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
-    dataset = read_dataset(path)
+def _read_dicom(
+    data: bytes, allow_burned_in: bool
+) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any], str]:
+    dataset = read_dataset(data, allow_burned_in)
     pixels, voi = displayed_pixels(dataset)
     facts: dict[str, Any] = {
         "modality": _code(dataset, "Modality"),
@@ -151,7 +171,8 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, dic
         "transfer_syntax": str(dataset.file_meta.TransferSyntaxUID),
         "voi": voi,
     }
-    return pixels, _dicom_spacing(dataset), {key: value for key, value in facts.items() if value != ""}
+    known = {key: value for key, value in facts.items() if value != ""}
+    return pixels, _dicom_spacing(dataset), known, str(dataset.get("SOPInstanceUID") or "").strip()
 
 
 def _code(dataset: Dataset, keyword: str) -> str:

@@ -24,7 +24,13 @@ class RadiographReader(ImageReader):
     would read a CT slice that was refused here, or leave a MONOCHROME1 image uninverted.
 
     The metadata has no identity of its own; MONAI's loaders add the file's name to it as `filename_or_obj`.
+
+    Args:
+        allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
     """
+
+    def __init__(self, allow_burned_in: bool = False) -> None:
+        self.allow_burned_in = allow_burned_in
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Say that any name may be a radiograph: the content decides, and DICOM files often have no ending.
@@ -69,7 +75,7 @@ class RadiographReader(ImageReader):
             RadiographError: see `read_radiograph`.
             ValueError: if the files differ in size.
         """
-        radiographs = [read_radiograph(path) for path in img]
+        radiographs = [read_radiograph(path, self.allow_burned_in) for path in img]
         shapes = {radiograph.pixels.shape for radiograph in radiographs}
         if len(shapes) != 1:
             raise ValueError(f"{img[0]}: files of sizes {sorted(shapes)} cannot be one image; load them apart")

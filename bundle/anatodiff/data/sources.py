@@ -23,6 +23,7 @@ class Sources:
         classes: the domains first, each a class of its own that stands for "this domain, whatever class", then
             "domain/label"; a row without a domain has its label alone.
         parents: for each class the index of its domain; its own index where it has none.
+        lists: for the name of an option, what was read of the folder that it gives.
     """
 
     train: list[Row]
@@ -30,6 +31,7 @@ class Sources:
     test: list[Row]
     classes: list[str]
     parents: list[int]
+    lists: dict[str, Datalist]
 
 
 def make_sources(
@@ -38,6 +40,7 @@ def make_sources(
     test_fraction: float = 0.05,
     seed: int = 0,
     max_images: int | None = None,
+    allow_burned_in: bool = False,
 ) -> Sources:
     """Find the images of a base's folders; both may have a column `domain` in labels.csv.
 
@@ -47,6 +50,7 @@ def make_sources(
         test_fraction: share of the large folder to hold out.
         seed: of the split.
         max_images: at most this many images of the large folder.
+        allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
 
     Returns:
         the rows and the classes.
@@ -54,10 +58,10 @@ def make_sources(
     Raises:
         DatasetError: a folder cannot be used, with the reason and the cure in one line.
     """
-    lists = [make_datalist(dataset_dir, test_fraction, seed, max_images)]
-    if extra_dir is not None:
-        lists.append(make_datalist(extra_dir, 0))
-    named = [_named(rows, datalist.classes) for datalist in lists for rows in (datalist.train, datalist.test)]
+    large = make_datalist(dataset_dir, test_fraction, seed, max_images, allow_burned_in=allow_burned_in)
+    small = None if extra_dir is None else make_datalist(extra_dir, 0, allow_burned_in=allow_burned_in)
+    lists = {"dataset_dir": large} | ({} if small is None else {"extra_dir": small})
+    named = [_named(rows, datalist.classes) for datalist in lists.values() for rows in (datalist.train, datalist.test)]
     pairs = sorted({pair for rows in named for pair in rows})
     domains = sorted({domain for domain, _ in pairs if domain})
     classes = domains + [_class_name(*pair) for pair in pairs]
@@ -68,8 +72,8 @@ def make_sources(
         names = [_class_name(*pair) for pair in _named(rows, datalist.classes)]
         return [{**row, "label": classes.index(name)} for row, name in zip(rows, names, strict=True)]
 
-    extra = relabelled(lists[1].train, lists[1]) if extra_dir is not None else None
-    return Sources(relabelled(lists[0].train, lists[0]), extra, relabelled(lists[0].test, lists[0]), classes, parents)
+    extra = None if small is None else relabelled(small.train, small)
+    return Sources(relabelled(large.train, large), extra, relabelled(large.test, large), classes, parents, lists)
 
 
 def _named(rows: Sequence[Row], classes: Sequence[str]) -> list[tuple[str, str]]:

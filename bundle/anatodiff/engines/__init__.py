@@ -12,6 +12,7 @@ from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInf
 from anatodiff.engines.prepare import (
     Preparation,
     Prototypes,
+    SourcesReading,
     dataset_folder,
     extra_images,
     extra_latents,
@@ -46,6 +47,7 @@ __all__ = [
     "SampleRequests",
     "SampleWriter",
     "SamplingInferer",
+    "SourcesReading",
     "StepBatches",
     "TensorBoardLog",
     "TrainedEMA",

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from anatodiff.autoencoders import ImageDataset
-from anatodiff.data import pseudonyms
+from anatodiff.data import pseudonyms, write_rejected
 from anatodiff.data.identity import SALT_VARIABLE
+from anatodiff.data.rejected import REJECTED_FILE
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.evaluation_inputs import RealImages
 from anatodiff.engines.finish import check_writable
@@ -26,6 +27,7 @@ from anatodiff.metrics import LPIPS, FeatureNetwork, Measure, feature_measures, 
 logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 3  # the kernel distance's jackknife leaves two
+REJECTED_NAME = f"evaluation_{REJECTED_FILE}"  # beside that of a training, which may have read another folder
 LISTING_NAME = "datalist.json"  # what a training leaves beside its samples
 
 
@@ -133,6 +135,9 @@ class Evaluation:
         synthetic, real = sets
         settings = self._settings(len(images["training"]), features["real"].shape[1])
         self._write(synthetic, real, settings)
+        lists = self.real.lists.items()
+        folders = {option: (datalist.root, datalist.rejected) for option, datalist in lists}
+        write_rejected(self.output_dir / REJECTED_NAME, folders)
         write_privacy(privacy, self.output_dir, self.samples, self.real.train)
         images["all training"] = self.real.train.images
         run_dir = Path(self.samples.items[0]["image"]).parent.parent

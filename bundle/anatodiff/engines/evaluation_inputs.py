@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from anatodiff.autoencoders import ImageDataset
 from anatodiff.autoencoders.latent_cache import cached
-from anatodiff.data import DatasetError, make_datalist
+from anatodiff.data import Datalist, DatasetError, make_datalist
 from anatodiff.data.listing import IMAGE_ENDINGS
 from anatodiff.engines.prepare import dataset_folder
 from anatodiff.engines.sampling import SHEET_NAME
@@ -148,12 +148,14 @@ class RealImages:
         reference: of other patients; what samples are measured against.
         train_classes: names of the classes that the first one's labels stand for.
         reference_classes: the same of the second.
+        lists: for the name of an option, what was read of the folder that it gives.
     """
 
     train: ImageDataset
     reference: ImageDataset
     train_classes: list[str]
     reference_classes: list[str]
+    lists: dict[str, Datalist] = field(default_factory=dict)
 
 
 def read_real(
@@ -167,6 +169,7 @@ def read_real(
     max_images: int | None,
     max_train_images: int | None,
     phantom_images: int,
+    allow_burned_in: bool = False,
 ) -> RealImages:
     """Read the real images: from two folders, or from one that is split by patient as the training splits it.
 
@@ -181,6 +184,7 @@ def read_real(
         max_images: most images of `dataset_dir` to use.
         max_train_images: most images of its training part.
         phantom_images: number of phantoms.
+        allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
 
     Returns:
         both.
@@ -197,10 +201,24 @@ def read_real(
         raise OptionError("dataset_dir is not read beside reference_dir and train_dir; leave it, or these two, out")
     if missing:
         folder = dataset_folder(None if dataset_dir is None else str(dataset_dir), cache_dir, "disease", phantom_images)
-        datalist = make_datalist(folder, test_fraction, seed, max_images, max_train_images=max_train_images)
+        datalist = make_datalist(
+            folder,
+            test_fraction,
+            seed,
+            max_images,
+            max_train_images=max_train_images,
+            allow_burned_in=allow_burned_in,
+        )
+        lists = {"dataset_dir": datalist}
         items, classes = [datalist.train, datalist.test], [datalist.classes, datalist.classes]
     else:
-        lists = [make_datalist(folder, test_fraction=0) for folder in (train_dir, reference_dir) if folder]
-        items, classes = [datalist.train for datalist in lists], [datalist.classes for datalist in lists]
+        given = {"train_dir": train_dir, "reference_dir": reference_dir}
+        lists = {
+            option: make_datalist(folder, test_fraction=0, allow_burned_in=allow_burned_in)
+            for option, folder in given.items()
+            if folder
+        }
+        items = [datalist.train for datalist in lists.values()]
+        classes = [datalist.classes for datalist in lists.values()]
     train, reference = (ImageDataset(part, image_size, cache_dir) for part in items)
-    return RealImages(train, reference, *classes)
+    return RealImages(train, reference, classes[0], classes[1], lists)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from anatodiff.autoencoders import ImageDataset, LatentCodec, LatentDataset, encode_all
-from anatodiff.data import Datalist, pseudonyms, summarise
+from anatodiff.data import Datalist, Sources, pseudonyms, summarise, write_rejected
 from anatodiff.data.phantom import ABDOMEN_CLASSES, HUMERUS_CLASSES, write_phantoms
+from anatodiff.data.rejected import REJECTED_FILE
 from anatodiff.engines.pictures import save_grid
 from anatodiff.files import replaced_when_whole
 from anatodiff.parallel import is_main, main_first
@@ -166,6 +167,29 @@ def _warn_of_single_images(prototypes: torch.Tensor, images: torch.Tensor, thres
         )
 
 
+class SourcesReading:
+    """Say what was read of a base's folders.
+
+    Args:
+        output_dir: the run's folder.
+        sources: what was read.
+    """
+
+    def __init__(self, output_dir: str | Path, sources: Sources) -> None:
+        self.output_dir, self.sources = Path(output_dir), sources
+
+    def run(self) -> None:
+        """Write `rejected.csv` and log a summary of each folder."""
+        if not is_main():
+            return
+        for option, datalist in self.sources.lists.items():
+            logger.info("%s:", option)
+            for line in summarise(datalist).splitlines():
+                logger.info(line)
+        folders = {option: (datalist.root, datalist.rejected) for option, datalist in self.sources.lists.items()}
+        write_rejected(self.output_dir / REJECTED_FILE, folders)
+
+
 class Preparation:
     """Say what was read and leave pictures of it.
 
@@ -200,7 +224,7 @@ class Preparation:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Write `datalist.json`, `prepared.png` and `prototypes.png`, and log the summary."""
+        """Write `datalist.json`, `rejected.csv`, `prepared.png` and `prototypes.png`, and log the summary."""
         if not is_main():
             return
         for line in summarise(self.datalist).splitlines():
@@ -217,10 +241,12 @@ class Preparation:
             "classes": self.datalist.classes,
             "train": relative(self.datalist.train),
             "test": relative(self.datalist.test),
-            "rejected": [[os.path.relpath(file, root), reason] for file, reason in self.datalist.rejected],
+            "rejected": [[os.path.relpath(row.file, root), row.whole_reason()] for row in self.datalist.rejected],
         }
         with replaced_when_whole(self.output_dir / "datalist.json") as temporary:
             temporary.write_text(json.dumps(listing, indent=1))
+        folders = {"dataset_dir": (self.datalist.root, self.datalist.rejected)}
+        write_rejected(self.output_dir / REJECTED_FILE, folders)
         device = next(self.autoencoder.parameters()).device
         again = self.autoencoder.decode(self.train.mean[:PICTURE_COLUMNS].to(device)).cpu()  # (8, 1, H, W)
         rows, titles = [list(self.train.images[:PICTURE_COLUMNS]), list(again)], ["real", "reconstructed"]
@@ -231,4 +257,4 @@ class Preparation:
         else:  # those of an earlier run in this folder are not this run's
             (self.output_dir / "prototypes.png").unlink(missing_ok=True)
         save_grid(self.output_dir / "prepared.png", rows, titles)
-        logger.info("wrote datalist.json and prepared.png to %s", self.output_dir)
+        logger.info("wrote datalist.json, %s and prepared.png to %s", REJECTED_FILE, self.output_dir)

@@ -169,8 +169,9 @@ def copy_refusal(
     if refuse_copies_of is None or held_out_dir is None:
         missing = "refuse_copies_of" if refuse_copies_of is None else "held_out_dir"
         raise OptionError(f"{missing} is missing: give both refuse_copies_of and held_out_dir, or none of them")
+    # Images with burned-in annotation, too: a search for copies must see all that the training may have seen.
     training, held_out = (
-        ImageDataset(make_datalist(folder, test_fraction=0).train, image_size, cache_dir)
+        ImageDataset(make_datalist(folder, test_fraction=0, allow_burned_in=True).train, image_size, cache_dir)
         for folder in (refuse_copies_of, held_out_dir)
     )
     return CopyRefusal(training, held_out, ShippedFeatures(device=device), seed)

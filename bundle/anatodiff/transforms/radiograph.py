@@ -9,13 +9,14 @@ from anatodiff.data import RadiographReader
 from anatodiff.transforms.geometry import ResizeShortSided
 
 
-def radiograph_transforms(image_size: int) -> Compose:
+def radiograph_transforms(image_size: int, allow_burned_in: bool = False) -> Compose:
     """Compose the preprocessing that every training, sampling and evaluation shares.
 
     The file is read as displayed, its short side is resized to `image_size`, and the middle of the long side is kept.
 
     Args:
         image_size: side of the square image, pixels.
+        allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
 
     Returns:
         A transform of items `{"image": path, ...}` to items whose "image" is a float32 MetaTensor
@@ -23,7 +24,13 @@ def radiograph_transforms(image_size: int) -> Compose:
     """
     return Compose(
         [
-            LoadImaged(keys="image", reader=RadiographReader, image_only=True, ensure_channel_first=True),
+            LoadImaged(
+                keys="image",
+                reader=RadiographReader,
+                image_only=True,
+                ensure_channel_first=True,
+                allow_burned_in=allow_burned_in,
+            ),
             ResizeShortSided(keys="image", size=image_size),
             CenterSpatialCropd(keys="image", roi_size=(image_size, image_size)),
             EnsureTyped(keys="image", dtype=torch.float32),
