@@ -26,6 +26,8 @@ from anatodiff.data.limits import CountedBytes, check_size, inflated
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "DR", "RG", "IO", "PX", "MG"})
 CAPTURE_MODALITY = "OT"
+MODALITIES = PROJECTION_MODALITIES | {CAPTURE_MODALITY}
+GRAY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 PROJECTION_CLASSES = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
@@ -232,7 +234,7 @@ def _check_image(dataset: Dataset) -> None:
     if not dataset.get("PixelData") or not dataset.get("Rows") or not dataset.get("Columns"):
         raise Refusal("no pixel data", "the file is cut off or its pixels were removed: send it again from its source")
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in GRAY:
         shown = photometric if KNOWN_PHOTOMETRIC.fullmatch(photometric) else "another interpretation"
         reason = f"colour image ({shown})" if photometric else "no PhotometricInterpretation (0028,0004)"
         raise Refusal(reason, "only MONOCHROME1 and MONOCHROME2 are read: convert it to gray or leave the file out")

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 
 from anatodiff.data.dicom_file import decode_pixels
 from anatodiff.data.errors import Refusal
+from anatodiff.data.terms import WINDOW_FUNCTIONS
 
 WORD = 1 << 16
 MIN_LINEAR_WIDTH = 1.0
@@ -136,9 +137,9 @@ def _apply_voi(values: np.ndarray, padding: np.ndarray, dataset: Dataset) -> tup
             return shown, "VOI LUT"
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     for center, width in zip(_numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth"), strict=False):
-        name = f"window {center:g}/{width:g} {function}"
-        if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-            skipped.append(f"{name}: unknown function")
+        name = f"window {center:g}/{width:g} {function if function in WINDOW_FUNCTIONS else 'OF ANOTHER FUNCTION'}"
+        if function not in WINDOW_FUNCTIONS:
+            skipped.append(name)
         elif not math.isfinite(center) or not math.isfinite(width):
             skipped.append(f"{name}: not a number")
         elif width <= 0 or (function == "LINEAR" and width < MIN_LINEAR_WIDTH):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import zlib
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from anatodiff.data.dicom_file import read_dataset
+from anatodiff.data.dicom_file import GRAY, MODALITIES, read_dataset
 from anatodiff.data.dicom_pixels import displayed_pixels
 from anatodiff.data.errors import RadiographError, Refusal
 from anatodiff.data.limits import file_bytes, inflated
 from anatodiff.data.nifti import read_nifti
 from anatodiff.data.raster import read_raster
+from anatodiff.data.terms import BODY_PARTS, VIEW_POSITIONS
 
 HEAD_BYTES = 512
 DICOM_MAGIC_OFFSET = 128
@@ -40,11 +41,8 @@ UNREAD_MAGICS = {
     b"PK\x03\x04": "ZIP archive",
 }
 SPACING_KEYWORDS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")
-
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
-
 MARK_BYTES = 16
 
 
@@ -163,10 +161,10 @@ def _read_dicom(
     dataset = read_dataset(data, allow_burned_in)
     pixels, voi = displayed_pixels(dataset)
     facts: dict[str, Any] = {
-        "modality": _code(dataset, "Modality"),
-        "body_part": _code(dataset, "BodyPartExamined"),
-        "view_position": _code(dataset, "ViewPosition"),
-        "photometric": _code(dataset, "PhotometricInterpretation"),
+        "modality": _term(dataset, "Modality", MODALITIES),
+        "body_part": _term(dataset, "BodyPartExamined", BODY_PARTS),
+        "view_position": _term(dataset, "ViewPosition", VIEW_POSITIONS),
+        "photometric": _term(dataset, "PhotometricInterpretation", GRAY),
         "bits_stored": int(dataset.BitsStored),
         "transfer_syntax": str(dataset.file_meta.TransferSyntaxUID),
         "voi": voi,
@@ -175,10 +173,9 @@ def _read_dicom(
     return pixels, _dicom_spacing(dataset), known, str(dataset.get("SOPInstanceUID") or "").strip()
 
 
-def _code(dataset: Dataset, keyword: str) -> str:
-    # Only well-formed code strings pass: free text in these elements could carry identity.
+def _term(dataset: Dataset, keyword: str, known: Set[str]) -> str:
     value = str(dataset.get(keyword) or "").strip().upper()
-    return value if CODE_STRING.fullmatch(value) else ""
+    return value if value in known else ""
 
 
 def _dicom_spacing(dataset: Dataset) -> tuple[float, float] | None:
