@@ -74,8 +74,8 @@ def sampling_provenance(adapter: Adapter, inferer: SamplingInferer) -> Provenanc
     settings = adapter.settings
     weights = {"adapter": adapter.sha256}
     weights |= {role: settings[f"{role}_sha256"] for role in ("base", "autoencoder")}
-    named = {"data": "data_licence", "base": "base_licence"}
-    licences = {of: settings.get(name, "not stated") for of, name in named.items()}
+    base_licence = settings.get("base_licence", settings.get("licence", "not stated"))  # older files lack the first
+    licences = {"data": settings.get("data_licence", "not stated"), "base": base_licence}
     return Provenance(weights, licences, inferer.settings)
 
 

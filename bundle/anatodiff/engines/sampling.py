@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from anatodiff.data import DicomSettings, write_radiograph
+from anatodiff.data.origin import cut, plain_text
 from anatodiff.engines.batches import EngineBatch
 from anatodiff.engines.manifest import MANIFEST_NAME, Provenance, write_manifest
 from anatodiff.engines.pictures import save_grid
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 SHEET_NAME = "contact_sheet.png"
 SHEET_COLUMNS = 8
 SHEET_ROWS_PER_CLASS = 4
+TITLE_BYTES = 80
 NAME_CHARS = 40  # of up to 4 bytes; a file's name may have 255, its number and the ending included
 FORMATS = ("dcm", "png", "nii.gz")
 
@@ -186,7 +188,7 @@ class SampleWriter:
         for name, images in zip(self.classes, self.images, strict=True):
             for start in range(0, min(len(images), SHEET_COLUMNS * SHEET_ROWS_PER_CLASS), SHEET_COLUMNS):
                 rows.append(images[start : start + SHEET_COLUMNS])
-                titles.append(f"synthetic: {name}" if start == 0 else "")
+                titles.append(f"synthetic: {cut(plain_text(name), TITLE_BYTES)}" if start == 0 else "")
         save_grid(self.directory / SHEET_NAME, rows, titles)
         self._write_manifest(engine.state.device)
         logger.info(
