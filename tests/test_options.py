@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from support import (
     ROOT,
@@ -82,6 +84,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
         "dataset_dir": "@new", "seed": 7, "sampler": "ddpm", "sampling_steps": 2, "guidance_scale": 1.0,
         "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "samples_per_class": 2,
+        "dicom_class": "DX", "body_part": "HAND", "laterality": "L", "patient_orientation": ["L", "F"],
+        "spacing": [0.2, 0.3],
         "formats": ["nii.gz"], "refuse_copies_of": "@pictures", "held_out_dir": "@pictures", "cache_dir": "@new",
     },
     "evaluate": {
@@ -114,6 +118,8 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
         return "refusal", {"refuse_copies_of": "@pictures", "held_out_dir": "@pictures"}
     if name == "evaluate" and option in ("adapter_path", "base_path", "autoencoder_path"):
         return "model", {"adapter_path": "@adapter", "base_path": "@weights", "autoencoder_path": "@weights"}
+    if option == "dicom_class":
+        return "dicom", {"body_part": "CHEST", "patient_orientation": ["L", "F"], "spacing": [0.1, 0.1]}
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
@@ -189,15 +195,24 @@ def observe(name: str, root: Path, options: dict[str, Any]) -> Seen:
     files = {
         str(file.relative_to(root)): hashlib.sha256(content(file)).hexdigest()
         for file in root.rglob("*")
-        if file.is_file() and "tfevents" not in file.name and file.name != "checkpoint.pt"
+        if file.is_file() and not file.name.endswith(("checkpoint.pt", "manifest.json")) and "tfevents" not in file.name
     }
     return files, [line.replace(str(root), "") for line in listener.said]
 
 
 def content(file: Path) -> bytes:
     """What a file holds, without the record of the options: an option must do more than to be written down."""
-    if file.name.endswith((".dcm", ".png", ".nii.gz")):
-        return read_radiograph(file).pixels.tobytes() if "samples" in file.parts else file.read_bytes()
+    if file.name.endswith((".dcm", ".png", ".nii.gz")) and "samples" in file.parts:
+        return read_radiograph(file).pixels.tobytes()
+    if file.name.endswith(".dcm"):  # without what is derived from the recipe alone
+        dataset = pydicom.dcmread(file)
+        for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID"):
+            delattr(dataset, keyword)
+        return re.sub(r"recipe \w+", "", dataset.to_json()).encode()
+    if file.name.endswith((".png", ".nii.gz")) and "generated" not in file.parts:
+        return file.read_bytes()
+    if file.name.endswith(".png"):
+        return repr((read_radiograph(file).pixels.tolist(), read_radiograph(file).spacing)).encode()
     kinds = {"adapter": "adapter", "dit": "dit", "autoencoder": "autoencoder"}
     if file.name == "evaluation.json":
         return json.dumps(json.loads(file.read_text())["metrics"]).encode()

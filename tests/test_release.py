@@ -15,6 +15,7 @@ from support import SIZE, smooth_pictures, write_pictures
 from anatodiff.autoencoders import ImageDataset
 from anatodiff.data import make_datalist, read_radiograph
 from anatodiff.engines import SampleRequests, SampleWriter, copy_refusal, sampling_batch
+from anatodiff.engines.manifest import Provenance
 from anatodiff.engines.release import CopyRefusal, ReleaseError
 from anatodiff.engines.workflow import OptionError
 
@@ -56,7 +57,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageDataset, ImageD
 
 def sampled(folder: Path, refusal: CopyRefusal | None, given: dict[tuple[int, int], torch.Tensor]) -> set[str]:
     """Sample three images of each class, some of them given; returns the names of the files."""
-    writer = SampleWriter(folder, CLASSES, 1, "hash", ("dcm", "png"), overwrite=True, refusal=refusal)
+    provenance = Provenance({"adapter": "hash"}, {"data": "CC0"}, {"seed": 1})
+    writer = SampleWriter(folder, CLASSES, provenance, ("dcm", "png"), overwrite=True, refusal=refusal)
     SupervisedEvaluator(
         device=torch.device("cpu"), val_data_loader=SampleRequests(3, CLASSES, 4), network=torch.nn.Identity(),
         prepare_batch=sampling_batch, inferer=GivesBack(given), val_handlers=[writer], decollate=False,
@@ -76,6 +78,11 @@ def test_a_training_image_is_never_written(
     released = sampled(tmp_path, CopyRefusal(training, held_out, Means()), given)
     copies = {f"{stem}.{ending}" for stem in ("common_00001", "rare_00002") for ending in ("dcm", "png")}
     assert released == everything - copies | {"refused.json"}  # those of the earlier run are gone, too
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["counts"]["refused_as_copies"] == 2
+    assert manifest["counts"]["images"] == {"common": 2, "rare": 2}
+    assert not {name for name in manifest["files_sha256"] if name.split(".")[0] in ("common_00001", "rare_00002")}
+    assert "train04" not in json.dumps(manifest) and "refused.json" not in manifest["files_sha256"]
     record = json.loads((tmp_path / "refused.json").read_text())
     assert record["samples"] == 6
     one, two = record["refused"]
@@ -92,7 +99,7 @@ def test_a_new_image_is_written_whatever_its_batch(real: tuple[ImageDataset, Ima
     refusal = CopyRefusal(*real, Means())
     files = sampled(tmp_path, refusal, {(0, 0): real[1].images[3].float()})  # a held-out image is no copy
     assert not refusal.refused
-    assert len(files) == 2 * 6 + 2
+    assert len(files) == 2 * 6 + 3
 
 
 def test_where_all_are_copies_nothing_is_left_to_see(

@@ -1,5 +1,6 @@
 """Radiographs in and out: reading, checking, splitting by patient, writing."""
 
+from anatodiff.data.dicom_synthetic import DicomSettings
 from anatodiff.data.errors import DatasetError, RadiographError
 from anatodiff.data.folder import Datalist, make_datalist, summarise
 from anatodiff.data.identity import Pseudonyms, SaltError, patient_key, pseudonyms
@@ -13,6 +14,7 @@ from anatodiff.data.write import write_radiograph
 __all__ = [
     "Datalist",
     "DatasetError",
+    "DicomSettings",
     "Item",
     "Pseudonyms",
     "Radiograph",

@@ -9,6 +9,7 @@ from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
+from anatodiff.engines.manifest import sampling_provenance
 from anatodiff.engines.prepare import (
     Preparation,
     Prototypes,
@@ -66,6 +67,7 @@ __all__ = [
     "perceptual_loss",
     "sample",
     "sampling_batch",
+    "sampling_provenance",
     "shape_prototypes",
     "start_processes",
     "start_workflow",

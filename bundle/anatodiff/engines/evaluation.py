@@ -18,16 +18,26 @@ from anatodiff.data.rejected import REJECTED_FILE
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.evaluation_inputs import RealImages
 from anatodiff.engines.finish import check_writable
+from anatodiff.engines.manifest import image_set, write_manifest
 from anatodiff.engines.membership import ModelMembership
 from anatodiff.engines.privacy import examine, write_privacy
 from anatodiff.engines.report import TITLES, Evaluated, write_report
 from anatodiff.files import replaced_when_whole
-from anatodiff.metrics import LPIPS, FeatureNetwork, Measure, feature_measures, image_measures, kernel_distance
+from anatodiff.metrics import (
+    LPIPS,
+    DomainFeatures,
+    FeatureNetwork,
+    Measure,
+    feature_measures,
+    image_measures,
+    kernel_distance,
+)
 
 logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 3  # the kernel distance's jackknife leaves two
 REJECTED_NAME = f"evaluation_{REJECTED_FILE}"  # beside that of a training, which may have read another folder
+EVALUATION_MANIFEST = "evaluation.manifest.json"
 LISTING_NAME = "datalist.json"  # what a training leaves beside its samples
 
 
@@ -147,7 +157,26 @@ class Evaluation:
         for line in compared(synthetic, real, *counts).splitlines():
             logger.info(line)
         (logger.info if privacy.clean else logger.warning)(privacy.verdict())
+        self._write_manifest()
         logger.info("wrote report.html, metrics.json, evaluation.json and .csv, privacy.json to %s", self.output_dir)
+
+    def _write_manifest(self) -> None:
+        # Not manifest.json: the evaluation may go into the folder of the run, which has one.
+        names = ("metrics.json", "evaluation.json", "evaluation.csv", "privacy.json", "report.html")
+        weights = {self.features.name: self.features.sha256, "radiographs": DomainFeatures().sha256}
+        if self.lpips is not None:
+            weights |= {"lpips network": self.lpips.network_sha256, "lpips weights": self.lpips.weights_sha256}
+        if self.model is not None:
+            weights["adapter"] = self.model.adapter.sha256
+        sets = {"samples": self.samples, "training": self.real.train, "reference": self.real.reference}
+        write_manifest(
+            self.output_dir / EVALUATION_MANIFEST,
+            "evaluation",
+            [self.output_dir / name for name in names],
+            weights=weights,
+            data={name: image_set(images.key, len(images)) for name, images in sets.items()},
+            licences={},
+        )
 
     def _drawn(self, images: int, n: int) -> torch.Tensor:
         order = torch.randperm(images, generator=generator(self.seed, 0, "evaluated training images"))

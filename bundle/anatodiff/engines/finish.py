@@ -16,6 +16,7 @@ from anatodiff.autoencoders import LatentDataset
 from anatodiff.diffusion import normal
 from anatodiff.engines.attention import draw_attention, prototype_attention
 from anatodiff.engines.inferers import SamplingInferer
+from anatodiff.engines.manifest import MANIFEST_NAME, Provenance, image_set, write_manifest
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.prepare import Prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_NAME = "adapter.safetensors"
 MODEL_NAME = "model.pt"
+QUALITY_NAME = "quality.json"
+SAMPLES_NAME = "samples"
 PICTURE_COLUMNS = 8
 PICTURE_ROWS = 4
 MEASURED = ("before", "after")
@@ -104,6 +107,7 @@ class FineTuneResult:
         self.train, self.test, self.features, self.classes = train, test, features, classes
         self.samples_per_class, self.batch_size = samples_per_class, batch_size
         self.settings, self.device = settings, device
+        self.licences = {"data": settings.get("data_licence", "not stated"), "base": base.licence}
 
     def check(self) -> None:
         """Find out before the training what would fail after it.
@@ -123,7 +127,10 @@ class FineTuneResult:
         check_writable(self.output_dir)
 
     def run(self) -> None:
-        """Write `adapter.safetensors`, `model.pt`, `samples/`, pictures and `quality.json`; one process does it."""
+        """Write `adapter.safetensors`, `model.pt`, `samples/`, pictures, `quality.json` and `manifest.json`.
+
+        Of several processes one does it.
+        """
         if not is_main():
             return
         network = cast(DiT, self.ema.ema_model)
@@ -140,6 +147,24 @@ class FineTuneResult:
             self._measure(before, after)
         if self.prototypes is not None:
             self._draw_attention(network, self.prototypes)
+        self._write_manifest(weights_hash)
+
+    def _weights(self) -> dict[str, str]:
+        return {"base": self.base.sha256, "autoencoder": self.base.autoencoder_sha256}
+
+    def _write_manifest(self, weights_hash: str) -> None:
+        # Of what may be given away: the other files show or name images of patients.
+        names = (ADAPTER_NAME, MODEL_NAME, QUALITY_NAME, f"{SAMPLES_NAME}/{MANIFEST_NAME}")
+        sets = {"training": self.train, "held back": self.test}
+        write_manifest(
+            self.output_dir / MANIFEST_NAME,
+            "fine-tune",
+            [self.output_dir / name for name in names],
+            weights={**self._weights(), "adapter": weights_hash, self.features.name: self.features.sha256},
+            data={name: image_set(images.key, len(images)) for name, images in sets.items()},
+            licences=self.licences,
+            device=self.device,
+        )
 
     def write_adapter(self, path: Path) -> str:
         """Write the moving average as it is now.
@@ -151,7 +176,8 @@ class FineTuneResult:
             SHA-256 of the file.
         """
         network = cast(DiT, self.ema.ema_model)
-        facts = {**self.settings, "classes": self.classes, "training_images": len(self.train)}
+        facts = {**self.settings, "base_licence": self.base.licence}
+        facts |= {"classes": self.classes, "training_images": len(self.train)}
         weights_hash = save_adapter(path, network, trained_names(self.network), self.base, self.tuning, facts)
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
         return weights_hash
@@ -170,9 +196,9 @@ class FineTuneResult:
 
     def _write_samples(self, network: DiT, weights_hash: str) -> torch.Tensor:
         requests = SampleRequests(self.samples_per_class, self.classes, self.batch_size)
-        writer = SampleWriter(
-            self.output_dir / "samples", self.classes, self.inferer.seed, weights_hash, overwrite=True
-        )
+        weights = {**self._weights(), "adapter": weights_hash}
+        provenance = Provenance(weights, self.licences, self.inferer.settings)
+        writer = SampleWriter(self.output_dir / SAMPLES_NAME, self.classes, provenance, overwrite=True)
         SupervisedEvaluator(
             device=self.device,
             val_data_loader=requests,
@@ -194,7 +220,7 @@ class FineTuneResult:
             "samples": len(after),
             "features": self.features.name,
         }
-        with replaced_when_whole(self.output_dir / "quality.json") as temporary:
+        with replaced_when_whole(self.output_dir / QUALITY_NAME) as temporary:
             temporary.write_text(json.dumps(record, indent=1))
         shown = {name: f"{1e3 * d.value:.0f} ± {1e3 * d.stderr:.0f}" for name, d in found.items()}
         logger.info(

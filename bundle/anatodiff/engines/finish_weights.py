@@ -14,11 +14,14 @@ from anatodiff.autoencoders import ImageDataset, LatentCodec, PrincipalAutoencod
 from anatodiff.diffusion import DiffusionSettings
 from anatodiff.engines.finish import PICTURE_COLUMNS, check_writable
 from anatodiff.engines.inferers import SamplingInferer
+from anatodiff.engines.manifest import image_set, write_manifest
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.sampling import sample
 from anatodiff.networks import Base, DiT, save_base
 from anatodiff.parallel import is_main
 
+# With the weights' own name: weights of several kinds may lie in one folder.
+MANIFEST_SUFFIX = ".manifest.json"
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ class PretrainResult:
         device: torch.device,
         start: Base | None = None,
     ) -> None:
-        self.diffusion = diffusion
+        self.diffusion, self.start = diffusion, start
         self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
         self.scale_factor, self.autoencoder = scale_factor, autoencoder
         also = "" if start is None or start.licence == licence else f"; went on from a base of: {start.licence}"
@@ -64,12 +67,23 @@ class PretrainResult:
         check_writable(self.path.parent)
 
     def run(self) -> None:
-        """Write the base and `<name>.png` beside it; one process does it."""
+        """Write the base, and `<name>.png` and `<name>.manifest.json` beside it; one process does it."""
         if not is_main():
             return
         network = cast(DiT, self.ema.ema_model)
         base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.diffusion)
-        save_base(self.path, base, self.notes)
+        weights_hash = save_base(self.path, base, self.notes)
+        weights = {"base": weights_hash, "autoencoder": self.autoencoder.sha256}
+        weights |= {} if self.start is None else {"start": self.start.sha256}
+        write_manifest(
+            self.path.with_suffix(MANIFEST_SUFFIX),
+            "base",
+            [self.path],
+            weights=weights,
+            data={"training": image_set(self.notes["run"]["data"], self.notes["images"])},
+            licences={"data": self.licence},
+            device=self.device,
+        )
         logger.info("wrote %s (%.2f MB)", self.path, self.path.stat().st_size / 1e6)
         labels = torch.arange(len(self.classes)).repeat_interleave(PICTURE_COLUMNS)
         images = sample(network, self.inferer, labels, PICTURE_COLUMNS, self.device)
@@ -116,7 +130,18 @@ class AutoencoderResult:
             again.append(autoencoder.decode(mean).cpu())  # (B, 1, H, W)
             psnr(again[-1], batch.float())
         value = float(torch.as_tensor(psnr.aggregate()))
-        save_autoencoder(self.path, autoencoder, {**self.notes, "psnr_db": round(value, 2)})
+        weights_hash = save_autoencoder(self.path, autoencoder, {**self.notes, "psnr_db": round(value, 2)})
+        sets = {"training": (self.notes["run"]["data"], self.notes["images"])}
+        sets["held back"] = (self.test.key, len(self.test))
+        write_manifest(
+            self.path.with_suffix(MANIFEST_SUFFIX),
+            "autoencoder",
+            [self.path],
+            weights={"autoencoder": weights_hash},
+            data={name: image_set(*facts) for name, facts in sets.items()},
+            licences={},
+            device=self.device,
+        )
         logger.info(
             "wrote %s (%.2f MB); reconstruction of %d held-back images: %.2f dB",
             self.path,

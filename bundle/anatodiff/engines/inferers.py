@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.inferers import Inferer
 from torch import nn
@@ -99,6 +101,15 @@ class SamplingInferer(Inferer):
         self.schedule, self.autoencoder, self.scale_factor = schedule.respaced(steps), autoencoder, scale_factor
         self.sampler, self.seed, self.precision = SAMPLERS[sampler], seed, precision
         self.guidance = Guidance() if guidance is None else guidance
+        self.settings: dict[str, Any] = {
+            "sampler": sampler,
+            "steps": steps,
+            "guidance_scale": self.guidance.scale,
+            "guidance_channels": self.guidance.channels,
+            "guidance_interval": list(self.guidance.interval),
+            "precision": str(precision or torch.float32).removeprefix("torch."),
+            "seed": seed,
+        }
 
     def __call__(  # type: ignore[override]
         self,

@@ -16,8 +16,10 @@ from monai.utils import CommonKeys
 from torch import nn
 from tqdm import tqdm
 
-from anatodiff.data import write_radiograph
+from anatodiff.data import DicomSettings, write_radiograph
+from anatodiff.data.origin import cut, plain_text
 from anatodiff.engines.batches import EngineBatch
+from anatodiff.engines.manifest import MANIFEST_NAME, Provenance, write_manifest
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.release import REFUSED_NAME, CopyRefusal
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 SHEET_NAME = "contact_sheet.png"
 SHEET_COLUMNS = 8
 SHEET_ROWS_PER_CLASS = 4
+TITLE_BYTES = 80
+NAME_CHARS = 40  # of up to 4 bytes; a file's name may have 255, its number and the ending included
 FORMATS = ("dcm", "png", "nii.gz")
 
 
@@ -36,10 +40,17 @@ def safe_names(classes: Sequence[str]) -> list[str]:
         classes: class names, any text.
 
     Returns:
-        distinct names of letters, digits, "-" and "_".
+        names of letters, digits, "-" and "_", distinct also where a file system takes "a" and "A" for the same.
     """
-    names = [re.sub(r"[^\w-]+", "_", name).strip("_") or "class" for name in classes]
-    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+    names = [re.sub(r"[^\w-]+", "_", name)[:NAME_CHARS].strip("_") or "class" for name in classes]
+    folded = [name.casefold() for name in names]
+    for i, name in enumerate(names):
+        if folded.count(folded[i]) > 1:
+            end = 0
+            while f"{folded[i]}_{end}" in folded:
+                end += 1
+            names[i], folded[i] = f"{name}_{end}", f"{folded[i]}_{end}"
+    return names
 
 
 class SampleRequests:
@@ -93,30 +104,38 @@ class SampleWriter:
     Args:
         directory: folder of the samples.
         classes: class names, for the files' names.
-        seed: the sampling seed, kept in each file.
-        weights_hash: hash of the adapter, kept in each file.
+        provenance: what draws them, whose hashes and seed are kept in each file.
         formats: endings of the files to write: "dcm", "png", "nii.gz".
         overwrite: replace files of an earlier run.
         refusal: finds copies of training images, which are not written; None releases all.
+        dicom: kind of DICOM object and its anatomy; None is a Secondary Capture that says nothing of anatomy.
+        spacing: mm between rows and between columns; None is not known.
     """
 
     def __init__(
         self,
         directory: str | Path,
         classes: Sequence[str],
-        seed: int,
-        weights_hash: str,
+        provenance: Provenance,
         formats: Sequence[str] = ("dcm", "png"),
         overwrite: bool = False,
         refusal: CopyRefusal | None = None,
+        dicom: DicomSettings | None = None,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         unknown = set(formats) - set(FORMATS)
         if unknown:
             raise ValueError(f"formats must be among {FORMATS}, got {sorted(unknown)[0]!r}")
-        self.directory, self.classes, self.seed, self.weights_hash = Path(directory), list(classes), seed, weights_hash
+        if dicom is not None and dicom.sop_class == "DX" and "dcm" in formats and spacing is None:
+            raise ValueError(
+                "a DX image needs its pixel spacing: set spacing to two numbers in mm, or dicom_class to SC"
+            )
+        self.directory, self.classes, self.provenance = Path(directory), list(classes), provenance
+        self.dicom, self.spacing = dicom, spacing
         self.file_names = safe_names(classes)
         self.formats, self.overwrite, self.refusal = tuple(formats), overwrite, refusal
         self.images: list[list[torch.Tensor]] = [[] for _ in classes]
+        self.written: list[Path] = []
 
     def attach(self, engine: Workflow) -> None:
         """Hook into an evaluator."""
@@ -129,7 +148,8 @@ class SampleWriter:
             raise FileExistsError(
                 f"{self.directory}: holds files already; give another dataset_dir, or --overwrite True to replace them"
             )
-        (self.directory / REFUSED_NAME).unlink(missing_ok=True)  # of an earlier run
+        for name in (REFUSED_NAME, MANIFEST_NAME):  # of an earlier run
+            (self.directory / name).unlink(missing_ok=True)
 
     def _write(self, engine: Workflow) -> None:
         output: dict[str, Any] = engine.state.output
@@ -142,14 +162,19 @@ class SampleWriter:
                 continue
             self.images[int(label)].append(image.cpu())
             for ending in self.formats:
-                write_radiograph(
+                path = write_radiograph(
                     self.directory / f"{stem}.{ending}",
                     image[0].cpu().numpy(),
+                    spacing=self.spacing,
                     label=name,
-                    seed=self.seed,
-                    weights_hash=self.weights_hash,
+                    number=int(number),
+                    seed=self.provenance.sampling["seed"],
+                    weights_hash=self.provenance.weights["adapter"],
+                    recipe=self.provenance.recipe_sha256,
+                    dicom=self.dicom,
                     overwrite=self.overwrite,
                 )
+                self.written.append(path)
 
     def _finish(self, engine: Workflow) -> None:
         count = sum(len(images) for images in self.images)
@@ -163,10 +188,26 @@ class SampleWriter:
         for name, images in zip(self.classes, self.images, strict=True):
             for start in range(0, min(len(images), SHEET_COLUMNS * SHEET_ROWS_PER_CLASS), SHEET_COLUMNS):
                 rows.append(images[start : start + SHEET_COLUMNS])
-                titles.append(f"synthetic: {name}" if start == 0 else "")
+                titles.append(f"synthetic: {cut(plain_text(name), TITLE_BYTES)}" if start == 0 else "")
         save_grid(self.directory / SHEET_NAME, rows, titles)
+        self._write_manifest(engine.state.device)
         logger.info(
             "wrote %d synthetic images (%s) and %s to %s", count, ", ".join(self.formats), SHEET_NAME, self.directory
+        )
+
+    def _write_manifest(self, device: torch.device) -> None:
+        by_class = {name: len(images) for name, images in zip(self.classes, self.images, strict=True)}
+        refused = None if self.refusal is None else len(self.refusal.refused)
+        write_manifest(
+            self.directory / MANIFEST_NAME,
+            "samples",
+            [*self.written, self.directory / SHEET_NAME],
+            weights=self.provenance.weights,
+            data={},
+            licences=self.provenance.licences,
+            counts={"images": by_class, "formats": list(self.formats), "refused_as_copies": refused},
+            recipe=self.provenance,
+            device=device,
         )
 
 

@@ -38,6 +38,8 @@ MONAI_PARTS = {
 }
 # Read only by the defaults of other paths: giving those on the command line must not make it unknown.
 PLACES = {"run_dir"}
+# Options that are files or folders, beside those whose names end in _dir or _path.
+PLACE_OPTIONS = {"bundle_root", "refuse_copies_of", "feature_network", "lpips_network", "lpips_weights"}
 READERS_OF_PLACES = {"adapter_path", "generated_dir"}  # options whose defaults do
 LONGEST_WAIT = timedelta(days=1)
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,16 +84,51 @@ def check_command_line(arguments: list[str]) -> None:
 def running_config() -> dict[str, Any] | None:
     """Find the config that is being run, command line included.
 
-    MONAI hands a component its own arguments only, so the workflow is looked up among the callers.
-
     Returns:
         the raw config, or None where no config workflow is running.
     """
+    workflow = _running_workflow()
+    return None if workflow is None else workflow.parser.get()
+
+
+def running_options() -> dict[str, Any] | None:
+    """Find the options of the config that is being run, as they were read, without those that say where things are.
+
+    Returns:
+        option -> plain value; None where no config workflow is running.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        return None
+    options = {}
+    for key, value in workflow.parser.get().items():
+        if key in MONAI_KEYS | MONAI_SECTIONS | {"handlers"} or isinstance(value, dict) or is_place(key):
+            continue
+        found = workflow.parser.get_parsed_content(key)
+        if is_plain(found):  # what is not is a component
+            options[key] = found
+    return options
+
+
+def is_place(key: str) -> bool:
+    """Tell the options that say where files are, whose names are nobody else's business."""
+    return key in PLACE_OPTIONS or key.endswith(("_dir", "_path"))
+
+
+def is_plain(value: Any) -> bool:
+    """Tell values that JSON has from components."""
+    if isinstance(value, list):
+        return all(is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    # MONAI hands a component its own arguments only, so the workflow is looked up among the callers.
     frame = inspect.currentframe()
     while frame is not None:
         workflow = frame.f_locals.get("self")
         if isinstance(workflow, ConfigWorkflow):
-            return workflow.parser.get()
+            return workflow
         frame = frame.f_back
     return None
 
