@@ -189,7 +189,7 @@ def observe(name: str, root: Path, options: dict[str, Any]) -> Seen:
     files = {
         str(file.relative_to(root)): hashlib.sha256(content(file)).hexdigest()
         for file in root.rglob("*")
-        if file.is_file() and "tfevents" not in file.name and file.name != "checkpoint.pt"
+        if file.is_file() and "tfevents" not in file.name and not file.name.startswith("checkpoint")
     }
     return files, [line.replace(str(root), "") for line in listener.said]
 

@@ -14,7 +14,6 @@ import torch
 from anatodiff.autoencoders import ImageDataset
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.evaluation_inputs import RealImages
-from anatodiff.engines.finish import check_writable
 from anatodiff.engines.membership import ModelMembership
 from anatodiff.engines.privacy import examine, write_privacy
 from anatodiff.engines.report import TITLES, Evaluated, write_report
@@ -65,7 +64,6 @@ class Evaluation:
         self.lpips = lpips
         self._check_counts()
         self._check_unseen()
-        check_writable(self.output_dir)
 
     def _check_counts(self) -> None:
         needed = max(MIN_IMAGES, self.nearest_k + 1)  # no image is its own neighbour

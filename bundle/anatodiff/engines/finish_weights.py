@@ -12,7 +12,8 @@ from monai.metrics import PSNRMetric
 
 from anatodiff.autoencoders import ImageDataset, LatentCodec, PrincipalAutoencoder, save_autoencoder
 from anatodiff.diffusion import DiffusionSettings
-from anatodiff.engines.finish import PICTURE_COLUMNS, check_writable
+from anatodiff.engines.finish import PICTURE_COLUMNS
+from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.sampling import sample
@@ -37,6 +38,7 @@ class PretrainResult:
         notes: how it was trained.
         device: where to sample.
         start: the base that it went on from, whose licence holds, too; None where it started anew.
+        guard: counted the steps that changed nothing; None where none was.
     """
 
     def __init__(
@@ -52,16 +54,14 @@ class PretrainResult:
         notes: dict[str, Any],
         device: torch.device,
         start: Base | None = None,
+        guard: StepGuard | None = None,
     ) -> None:
+        self.guard = guard
         self.diffusion = diffusion
         self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
         self.scale_factor, self.autoencoder = scale_factor, autoencoder
         also = "" if start is None or start.licence == licence else f"; went on from a base of: {start.licence}"
         self.licence, self.notes, self.device = licence + also, notes, device
-
-    def check(self) -> None:
-        """Find out before the training whether the weights can be written after it."""
-        check_writable(self.path.parent)
 
     def run(self) -> None:
         """Write the base and `<name>.png` beside it; one process does it."""
@@ -69,7 +69,7 @@ class PretrainResult:
             return
         network = cast(DiT, self.ema.ema_model)
         base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.diffusion)
-        save_base(self.path, base, self.notes)
+        save_base(self.path, base, {**self.notes, **_skipped(self.guard)})
         logger.info("wrote %s (%.2f MB)", self.path, self.path.stat().st_size / 1e6)
         labels = torch.arange(len(self.classes)).repeat_interleave(PICTURE_COLUMNS)
         images = sample(network, self.inferer, labels, PICTURE_COLUMNS, self.device)
@@ -86,6 +86,7 @@ class AutoencoderResult:
         test: held-back images.
         notes: how it was trained.
         device: where to compute.
+        guard: counted the steps that changed nothing; None where none was.
     """
 
     def __init__(
@@ -95,12 +96,10 @@ class AutoencoderResult:
         test: ImageDataset,
         notes: dict[str, Any],
         device: torch.device,
+        guard: StepGuard | None = None,
     ) -> None:
+        self.guard = guard
         self.path, self.ema, self.test, self.notes, self.device = Path(path), ema, test, notes, device
-
-    def check(self) -> None:
-        """Find out before the training whether the weights can be written after it."""
-        check_writable(self.path.parent)
 
     @torch.no_grad()
     def run(self) -> None:
@@ -116,7 +115,7 @@ class AutoencoderResult:
             again.append(autoencoder.decode(mean).cpu())  # (B, 1, H, W)
             psnr(again[-1], batch.float())
         value = float(torch.as_tensor(psnr.aggregate()))
-        save_autoencoder(self.path, autoencoder, {**self.notes, "psnr_db": round(value, 2)})
+        save_autoencoder(self.path, autoencoder, {**self.notes, **_skipped(self.guard), "psnr_db": round(value, 2)})
         logger.info(
             "wrote %s (%.2f MB); reconstruction of %d held-back images: %.2f dB",
             self.path,
@@ -126,3 +125,7 @@ class AutoencoderResult:
         )
         rows = [list(self.test.images[:PICTURE_COLUMNS].float()), list(again[0])]
         save_grid(self.path.with_suffix(".png"), rows, ["real, held back", "reconstructed"])
+
+
+def _skipped(guard: StepGuard | None) -> dict[str, int]:
+    return {} if guard is None else {"skipped_steps": guard.skipped}
