@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from anatodiff.files import HASH_BLOCK, replaced_when_whole, sync_folder
+from anatodiff.files import HASH_BLOCK, named_if_full, replaced_when_whole, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # what a torn or changed pickle raises is anybody's guess
-        raise CheckpointError(type(error).__name__) from error
+        raise CheckpointError(f"it is cut off or changed, {type(error).__name__}") from error
     return state
 
 
@@ -161,13 +161,14 @@ class Generations:
         Raises:
             DiskFullError: there is no room; what was there is kept.
         """
-        with replaced_when_whole(self.newest) as temporary:
-            write_checkpoint(temporary, state)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())  # before the one that is whole makes way
-            if self.newest_is_good and self.newest.is_file():
-                os.replace(self.newest, self.before)
-        sync_folder(self.folder)
+        with named_if_full(self.newest):
+            with replaced_when_whole(self.newest) as temporary:
+                write_checkpoint(temporary, state)
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())  # before the one that is whole makes way
+                if self.newest_is_good and self.newest.is_file():
+                    os.replace(self.newest, self.before)
+            sync_folder(self.folder)
         self.newest_is_good = True
 
     def check_room(self, size: int) -> None:
