@@ -4,8 +4,8 @@
 
 A small training runs once undisturbed. Then the same command is killed (SIGKILL) and started again until it is done,
 again and again. After each kill a checkpoint of at most one interval before must be whole, and none that was there may
-be lost; at the end losses and adapter must be those of the undisturbed run, bit for bit. Then checkpoints are written to
-a disk that is full at each of the calls, and newest ones are cut off and changed in one byte. Ends with 1 if anything
+be lost; at the end losses and adapter must be those of the undisturbed run, bit for bit. Then checkpoints are written
+to a disk that is full at one of the calls, and newest ones are cut off and changed in a byte. Ends with 1 if anything
 was lost; counts go to kills.json.
 """
 
@@ -55,7 +55,7 @@ OPTIONS: dict[str, Any] = {
     "learning_rate": 0.01, "sampling_steps": 3, "preview_steps": 2, "preview_images": 2, "samples_per_class": 3,
     "spm_width": 8, "finetuning": "selora", "lora_rank": 3, "selora_every": 3, "selora_threshold": 1.3,
     "accumulation_steps": 2, "spm_learnable": True, "checkpoint_every": INTERVAL, "test_fraction": 0.3,
-    "device::name": "cpu",
+    "measured": [], "device::name": "cpu",
 }  # fmt: skip
 
 
@@ -330,7 +330,8 @@ def main(arguments: list[str] | None = None) -> int:
     if any(folder.iterdir()):
         parser.error(f"{folder} is not empty; give another output_dir")
     torch.set_num_threads(1)
-    TopologicalWassersteinLoss().warm_up()  # once here, not in each process
+    TopologicalWassersteinLoss().warm_up()  # what takes long, once here and not in each process
+    torch.optim.AdamW([torch.zeros(1)])
     chance, started = random.Random(given.seed), time.monotonic()
     try:
         counts = kill_runs(make_inputs(folder), folder, given.kills, chance)

@@ -54,7 +54,7 @@ class StepGuard:
             return
         optimizer, scaler = cast(SupervisedTrainer, engine).optimizer, engine.scaler
         bad = not math.isfinite(self.loss)
-        if scaler is None:
+        if scaler is None or not scaler.is_enabled():
             bad = any_process(bad or not _are_finite(optimizer), engine.state.device)
             if bad:
                 optimizer.zero_grad(set_to_none=True)  # then it leaves weights and moments alone
