@@ -12,7 +12,7 @@ from monai.engines import IterationEvents, SupervisedTrainer
 from monai.engines.workflow import Workflow
 from monai.utils import CommonKeys
 
-from anatodiff.parallel import any_process
+from anatodiff.parallel import any_process, is_main
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +77,11 @@ class StepGuard:
                 f"{what} at step {step}, and {self.in_a_row} steps in a row had to be skipped; the checkpoint holds "
                 "the last good state: lower learning_rate or leave out amp, with another output_dir"
             )
-        logger.warning("%s at step %d: its update is skipped (%d so far)", what, step, self.skipped)
+        if is_main():
+            logger.warning("%s at step %d: its update is skipped (%d so far)", what, step, self.skipped)
 
     def _say(self, engine: Workflow) -> None:
-        if self.skipped:
+        if self.skipped and is_main():
             steps = engine.state.iteration // self.accumulation_steps
             logger.warning("%d of %d updates were skipped: the loss or the gradient was no number", self.skipped, steps)
 
