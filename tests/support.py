@@ -178,6 +178,7 @@ def run_workflow(name: str, **options: Any) -> None:
     except Exception as error:  # MONAI wraps errors in its own; a user reads the cause in the last line
         raise cause_of(error) from None
     finally:
+        workflow.finalize()
         sys.excepthook = hook
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from anatodiff.autoencoders import (
     latent_scale,
     load_autoencoder,
 )
+from anatodiff.autoencoders.latent_cache import cached
 from anatodiff.data import make_datalist
 from anatodiff.losses import ReconstructionLoss
 from anatodiff.weights import MODELS_DIR, WeightsError, save_weights
@@ -174,11 +178,72 @@ def test_cache_is_not_used_for_another_configuration(
     assert dataset(small_images, tmp_path, small_weights, size=32).mean.shape[-1] == 4
 
 
-def test_damaged_cache_is_made_anew(small_images: Path, small_weights: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["short", "empty", "first tensor byte", "last byte", "checksum", "type"])
+def test_damaged_cache_is_made_anew_and_said(
+    damage: str, small_images: Path, small_weights: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = dataset(small_images, tmp_path, small_weights)
-    for file in tmp_path.iterdir():
-        file.write_bytes(file.read_bytes()[:100])
-    assert torch.equal(first.mean, dataset(small_images, tmp_path, small_weights).mean)
+    files = sorted(tmp_path.iterdir())
+    whole = {file: file.read_bytes() for file in files}
+    for file, data in whole.items():
+        start = 8 + int.from_bytes(data[:8], "little")  # of the tensors
+        places = {"first tensor byte": start, "last byte": len(data) - 1, "checksum": data.index(b'sha256":"') + 20}
+        if damage in places:
+            at = places[damage]
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        cuts = {"short": data[:100], "empty": b"", "type": data.replace(b'"I64"', b'"U64"').replace(b'"F32"', b'"I32"')}
+        file.write_bytes(cuts.get(damage, data))
+        assert file.read_bytes() != whole[file]
+    caplog.set_level("WARNING", "anatodiff")
+    again = dataset(small_images, tmp_path, small_weights)
+    assert torch.equal(first.mean, again.mean)
+    assert torch.equal(first.images, again.images)
+    for file in files:
+        assert f"cache {file.name} is damaged" in caplog.text
+    assert {file: file.read_bytes() for file in sorted(tmp_path.iterdir())} == whole
+
+
+def test_cache_depends_on_order_labels_and_how_images_are_read(
+    small_images: Path, small_weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = items(small_images)
+    other = [{**rows[0], "label": 1 - rows[0]["label"]}, *rows[1:]]
+    keys = [ImageDataset(some, 64, tmp_path).key for some in (rows, rows[::-1], other)]
+    monkeypatch.setattr("anatodiff.autoencoders.latent_cache.CACHE_VERSION", 999)
+    keys.append(ImageDataset(rows, 64, tmp_path).key)
+    assert len(set(keys)) == 4
+
+
+def test_cache_is_made_once_for_two_runs_and_parts_of_killed_ones_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "anatodiff")
+    path, begun, computed = tmp_path / "made.safetensors", threading.Event(), []
+    killed = path.with_name(f".{path.name}.{'0' * 32}.part")
+    foreign = path.with_name(f".other.safetensors.{'0' * 32}.part")
+    for file in (killed, foreign):
+        file.touch()
+
+    def compute() -> dict[str, torch.Tensor]:
+        computed.append(1)
+        begun.set()
+        time.sleep(0.3)
+        return {"values": torch.arange(3)}
+
+    first = threading.Thread(target=cached, args=(path, compute))
+    first.start()
+    begun.wait(10)
+    assert cached(path, compute)["values"].tolist() == [0, 1, 2]
+    first.join()
+    assert len(computed) == 1
+    assert f"process {os.getpid()} on" in caplog.text
+    assert sorted(tmp_path.iterdir()) == [foreign, path]
+
+
+def test_cache_that_cannot_be_written_is_said_before_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="give another cache_dir"):
+        cached(tmp_path / "file" / "made.safetensors", lambda: pytest.fail("was made"))
 
 
 def test_scale_factor_gives_the_training_set_unit_variance(

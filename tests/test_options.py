@@ -195,7 +195,10 @@ def observe(name: str, root: Path, options: dict[str, Any]) -> Seen:
     files = {
         str(file.relative_to(root)): hashlib.sha256(content(file)).hexdigest()
         for file in root.rglob("*")
-        if file.is_file() and not file.name.endswith(("checkpoint.pt", "manifest.json")) and "tfevents" not in file.name
+        if file.is_file()
+        and "tfevents" not in file.name
+        and not file.name.startswith("checkpoint")
+        and not file.name.endswith("manifest.json")
     }
     return files, [line.replace(str(root), "") for line in listener.said]
 

@@ -2,6 +2,7 @@
 
 A cache file is named by everything that it depends on: the bytes of the images, their order, the labels, the
 preprocessing and the autoencoder. Another configuration has another name, so a cache is never used for the wrong one.
+A checksum in its header finds bytes that have changed since.
 """
 
 from __future__ import annotations
@@ -9,24 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from anatodiff.autoencoders.codec import LatentCodec
-from anatodiff.files import replaced_when_whole, sha256_of
+from anatodiff.files import remove_parts, replaced_when_whole, sha256_of
+from anatodiff.locks import FileLock
 from anatodiff.parallel import main_first
 from anatodiff.transforms import radiograph_transforms
+from anatodiff.weights import hash_of_tensors
 
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 2  # to be raised when reading or preprocessing changes its results
 ENCODE_BATCH = 8
+DIGEST_KEY = "sha256"
 
 
 class ImageDataset:
@@ -142,14 +147,56 @@ def _key(parts: list[Any]) -> str:
 
 
 def cached(path: Path, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the tensors of `path`, or compute and write them; of several processes one does, the others read."""
+    """Return the tensors of `path`, or compute and write them.
+
+    Of several processes one computes and the others read, whether they belong to one run or not.
+
+    Args:
+        path: cache file.
+        compute: makes the tensors; not called where the file is whole.
+
+    Returns:
+        name -> tensor.
+
+    Raises:
+        OSError: the file cannot be written; found out before anything is computed, unless the disk is full.
+    """
     with main_first():
         stored = _stored(path)
         if stored is None:
-            stored = compute()
-            with replaced_when_whole(path) as temporary:
-                save_file(stored, temporary)
+            with _alone(path) as has_waited:
+                stored = _stored(path) if has_waited else None
+                if stored is None:
+                    stored = compute()
+                    _store(path, stored)
         return stored
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Hold the lock of a cache file, and say whether another process has held it before."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        has_waited = not lock.take()
+        if has_waited:
+            logger.info("process %s makes the cache %s: waiting for it", lock.holder(), path.name)
+            lock.take(wait=True)
+    except OSError as error:
+        raise OSError(f"{path.parent}: cannot be written ({error.strerror}); give another cache_dir") from error
+    try:
+        remove_parts(path.parent, path.name)  # of processes that were killed
+        yield has_waited
+    finally:
+        lock.release()
+
+
+def _store(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        with replaced_when_whole(path) as temporary:
+            save_file(tensors, temporary, metadata={DIGEST_KEY: _digest(tensors)})
+    except SafetensorError as error:  # which hides the system's error
+        raise OSError(f"{path}: cannot be written ({error}); free some space or give another cache_dir") from error
 
 
 def _stored(path: Path) -> dict[str, torch.Tensor] | None:
@@ -157,7 +204,19 @@ def _stored(path: Path) -> dict[str, torch.Tensor] | None:
     if not path.is_file():
         return None
     try:
-        return {name: tensor.clone() for name, tensor in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        logger.warning("cache %s is damaged (%s): making it anew", path.name, error)
-        return None
+        with safe_open(path, framework="pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST_KEY)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+        if digest == _digest(tensors):
+            return tensors
+        problem: object = "it has no checksum" if digest is None else "its checksum is wrong"
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        problem = error
+    logger.warning("cache %s is damaged (%s): making it anew", path.name, problem)
+    return None
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Hash tensors with their types: safetensors notices a file that is too short, but no byte that has changed."""
+    types = sorted(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
+    return hashlib.sha256(f"{hash_of_tensors(tensors)} {types}".encode()).hexdigest()

@@ -7,6 +7,7 @@ from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_lo
 from anatodiff.engines.finish import FineTuneResult
 from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
+from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
 from anatodiff.engines.manifest import sampling_provenance
@@ -21,6 +22,7 @@ from anatodiff.engines.prepare import (
     shape_prototypes,
 )
 from anatodiff.engines.release import copy_refusal
+from anatodiff.engines.runs import end_run, start_run
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
@@ -50,6 +52,7 @@ __all__ = [
     "SamplingInferer",
     "SourcesReading",
     "StepBatches",
+    "StepGuard",
     "TensorBoardLog",
     "TrainedEMA",
     "UpdateEMA",
@@ -60,6 +63,7 @@ __all__ = [
     "choose_precision",
     "copy_refusal",
     "dataset_folder",
+    "end_run",
     "extra_images",
     "extra_latents",
     "is_lower",
@@ -70,6 +74,7 @@ __all__ = [
     "sampling_provenance",
     "shape_prototypes",
     "start_processes",
+    "start_run",
     "start_workflow",
     "stop_processes",
 ]

@@ -1,13 +1,9 @@
-"""Checkpoints that survive a kill, resume without being asked, and a clean end on SIGTERM."""
+"""Checkpoints that survive a kill, resume without being asked, and a clean end on SIGTERM and Ctrl-C."""
 
 from __future__ import annotations
 
 import logging
-import pickle
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +13,9 @@ from monai.engines.workflow import Workflow
 from torch import nn
 
 from anatodiff.engines.batches import StepBatches
-from anatodiff.files import replaced_when_whole
+from anatodiff.engines.checkpoint_files import CheckpointError, Generations
+from anatodiff.engines.handlers import sync_log
+from anatodiff.engines.stopping import stop_signals
 from anatodiff.networks import trained_names
 from anatodiff.parallel import any_process, is_main
 
@@ -46,20 +44,16 @@ class WritesAdapter(Protocol):
         ...
 
 
-FILE_NAME = "checkpoint.pt"
 KEPT_FOLDER = "checkpoints"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file and the cure."""
+COPIES = 4  # of each trained parameter: itself, its moving average, and two moments of the optimiser
 
 
 class Checkpoints:
     """Save what a run has learned, and go on from there when it is started again.
 
     Nothing but tensors and numbers is kept: trained parameters, their moving average, the optimiser and the step.
-    Draws are functions of the step, so there is no generator state. Each file is written beside the old one and
-    takes its place only when whole.
+    Draws are functions of the step, so there is no generator state. Two generations are kept. A full disk ends the run:
+    nothing after the last checkpoint could be kept, and the same command goes on once there is room.
 
     Args:
         directory: the run's folder.
@@ -68,9 +62,10 @@ class Checkpoints:
         optimizer: optimiser.
         batches: batches, told where to go on.
         settings: what must be the same when the run goes on, JSON-able; another value is refused.
-        every: batches between two checkpoints.
+        every: batches between two checkpoints; one more is written at the end of each epoch, before its validation.
         accumulation_steps: batches per optimiser step; between two of them there is nothing that can be resumed.
         beside: what else is trained, such as a critic; None is nothing.
+        guard: counts the steps that were skipped; None where none is.
     """
 
     def __init__(
@@ -84,39 +79,47 @@ class Checkpoints:
         every: int,
         accumulation_steps: int = 1,
         beside: HasState | None = None,
+        guard: HasState | None = None,
     ) -> None:
         if every < 1 or every % accumulation_steps:
             raise ValueError(
                 f"checkpoint_every must be a positive multiple of accumulation_steps {accumulation_steps}, got {every}"
             )
-        self.accumulation_steps, self.beside = accumulation_steps, beside
-        self.path = Path(directory) / FILE_NAME
+        self.accumulation_steps = accumulation_steps
+        self.parts = {"beside": beside, "guard": guard}
+        self.files = Generations(directory)
         self.network, self.ema, self.optimizer, self.batches = network, ema, optimizer, batches
         self.settings, self.every = settings, every
-        self.stop_asked = False
-        self.previous_handler: Any = None
+        self.saved_step = 0
 
     def attach(self, engine: Workflow) -> None:
-        """Hook into a trainer; attach after the moving average, so that it is saved as of the same step."""
+        """Hook into a trainer; attach after the moving average, so that it is saved as of the same step.
+
+        Attach before validation and pictures: what has been learned is saved before anything that takes long.
+        """
         engine.add_event_handler(Events.STARTED, self._resume)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: stop_signals.defer())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_batch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self._after_epoch)
 
     def _resume(self, engine: Workflow) -> None:
+        stop_signals.install()
         if (engine.state.epoch_length or 0) % self.accumulation_steps:
             raise CheckpointError(
                 f"epoch_length {engine.state.epoch_length} is no multiple of accumulation_steps "
                 f"{self.accumulation_steps}; choose one"
             )
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no signal handlers
-            self.previous_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        if not self.path.is_file():
+        if is_main():
+            names, parameters = set(trained_names(self.network)), self.network.state_dict()
+            self.files.check_room(COPIES * sum(parameters[name].nbytes for name in names))
+        found = self.files.read()
+        if found is None:
             return
-        state = self._read()
+        state, path = found
         for name, value in self.settings.items():
             if state["settings"].get(name) != value:
                 raise CheckpointError(
-                    f"{self.path}: made with {name} = {state['settings'].get(name)!r}, now {value!r}; "
+                    f"{path}: made with {name} = {state['settings'].get(name)!r}, now {value!r}; "
                     "go on with the old value or choose another output_dir"
                 )
         self.network.load_state_dict(state["network"], strict=False)
@@ -124,47 +127,40 @@ class Checkpoints:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and engine.scaler is not None:
             engine.scaler.load_state_dict(state["scaler"])
-        if self.beside is not None:
-            self.beside.load_state_dict(state["beside"])
-        self.batches.step = engine.state.iteration = state["step"]
+        for name, part in self.parts.items():
+            if part is not None and state.get(name) is not None:  # checkpoints of old have no guard
+                part.load_state_dict(state[name])
+        self.batches.step = engine.state.iteration = self.saved_step = state["step"]
         engine.state.epoch = state["step"] // (engine.state.epoch_length or 1)
-        logger.info("resumed at step %d from %s", state["step"], self.path)
+        logger.info("resumed at step %d from %s", state["step"], path)
 
-    def _after_step(self, engine: Workflow) -> None:
-        if engine.state.iteration % self.accumulation_steps:
-            return
-        if any_process(self.stop_asked, engine.state.device):
-            self._stop(engine)
+    def _after_batch(self, engine: Workflow) -> None:
+        if any_process(stop_signals.asked is not None, engine.state.device):
+            self._save_once(engine)
+            stop_signals.stop(f"at step {self.saved_step}")
         if engine.state.iteration % self.every == 0:
-            self.save(engine)
+            self._save_once(engine)
 
-    def _stop(self, engine: Workflow) -> None:
-        self.save(engine)
-        logger.info("stopped by SIGTERM at step %d; the same command goes on from here", engine.state.iteration)
-        raise SystemExit(128 + signal.SIGTERM)
+    def _after_epoch(self, engine: Workflow) -> None:
+        self._save_once(engine)
+        stop_signals.at_once(f"at step {self.saved_step}")
 
-    def _finish(self, engine: Workflow) -> None:
-        # The signal may have come after the last step, during validation or a picture.
-        if any_process(self.stop_asked, engine.state.device):
-            self._stop(engine)
-        self.save(engine)
-        if self.previous_handler is not None:
-            signal.signal(signal.SIGTERM, self.previous_handler)
+    def _save_once(self, engine: Workflow) -> None:
+        # Within an accumulated batch weights and moments are still those of the last optimiser step.
+        step = engine.state.iteration - engine.state.iteration % self.accumulation_steps
+        if step > self.saved_step:
+            self.save(engine, step)
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_asked = True
+    def save(self, engine: Workflow, step: int) -> None:
+        """Write the checkpoint of a step; one process writes for all.
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.path}: damaged ({type(error).__name__}); delete it to start anew") from error
-
-    def save(self, engine: Workflow) -> None:
-        """Write the checkpoint of the engine's step; one process writes for all."""
+        Args:
+            engine: the trainer.
+            step: batches that are in it.
+        """
+        self.saved_step = step
         if not is_main():
             return
-        step, scaler = engine.state.iteration, engine.scaler
         names, now, average = trained_names(self.network), self.network.state_dict(), self.ema.ema_model.state_dict()
         state = {
             "step": step,
@@ -172,11 +168,11 @@ class Checkpoints:
             "network": {name: now[name] for name in names},
             "ema": {name: average[name] for name in names},
             "optimizer": self.optimizer.state_dict(),
-            "beside": None if self.beside is None else self.beside.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
+            "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+            **{name: None if part is None else part.state_dict() for name, part in self.parts.items()},
         }
-        with replaced_when_whole(self.path) as temporary:
-            torch.save(state, temporary)
+        sync_log(self.files.folder)
+        self.files.write(state)
         logger.info("saved the checkpoint of step %d", step)
 
 

@@ -119,6 +119,8 @@ class CriticTraining:
         assert self.critic is not None and self.optimizer is not None  # else nothing was attached
         real = engine.state.output[CommonKeys.LABEL]  # (B, 1, H, W)
         made = engine.state.output[CommonKeys.PRED]["reconstruction"].detach()  # (B, 1, H, W)
+        if not bool(made.isfinite().all()):
+            return  # the guard skips this step for the autoencoder, and the critic would never forget it
         self.critic.requires_grad_(True)
         of_real, of_made = self.critic(torch.cat([real, made]))[-1].chunk(2)  # (B, 1, h', w') each
         loss = self.hinge(of_real, True, for_discriminator=True) + self.hinge(of_made, False, for_discriminator=True)

@@ -17,7 +17,6 @@ from anatodiff.data.identity import SALT_VARIABLE
 from anatodiff.data.rejected import REJECTED_FILE
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.evaluation_inputs import RealImages
-from anatodiff.engines.finish import check_writable
 from anatodiff.engines.manifest import image_set, write_manifest
 from anatodiff.engines.membership import ModelMembership
 from anatodiff.engines.privacy import examine, write_privacy
@@ -79,7 +78,6 @@ class Evaluation:
         self.lpips = lpips
         self._check_counts()
         self._check_unseen()
-        check_writable(self.output_dir)
 
     def _check_counts(self) -> None:
         needed = max(MIN_IMAGES, self.nearest_k + 1)  # no image is its own neighbour

@@ -15,6 +15,7 @@ from monai.engines import SupervisedEvaluator
 from anatodiff.autoencoders import LatentDataset
 from anatodiff.diffusion import normal
 from anatodiff.engines.attention import draw_attention, prototype_attention
+from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.manifest import MANIFEST_NAME, Provenance, image_set, write_manifest
 from anatodiff.engines.pictures import save_grid
@@ -35,25 +36,6 @@ PICTURE_COLUMNS = 8
 PICTURE_ROWS = 4
 MEASURED = ("before", "after")
 MIN_SAMPLES = 3  # the kernel distance's jackknife leaves two
-
-
-def check_writable(folder: Path) -> None:
-    """Write an empty file and take it away again.
-
-    Args:
-        folder: folder to be written to; it is made.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    if not is_main():
-        return  # of several processes one writes
-    try:
-        with replaced_when_whole(folder / ".writable"):
-            pass
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise OSError(f"{folder}: cannot be written ({error.strerror}); give another output_dir") from error
 
 
 class FineTuneResult:
@@ -77,6 +59,7 @@ class FineTuneResult:
         device: where to sample.
         start_class: class of the base that the fine-tune started from, for "before".
         measured: "before" samples and measures the base, too, "after" the result; evaluate.json measures more.
+        guard: counted the steps that changed nothing; None where none was.
     """
 
     def __init__(
@@ -98,7 +81,9 @@ class FineTuneResult:
         device: torch.device,
         start_class: str | None = None,
         measured: Sequence[str] = MEASURED,
+        guard: StepGuard | None = None,
     ) -> None:
+        self.guard = guard
         self.measured = tuple(measured)
         self.start_label = base.label_of(start_class)
         self.tuning, self.prototypes = tuning, prototypes
@@ -114,7 +99,6 @@ class FineTuneResult:
 
         Raises:
             ValueError: too few samples are asked for to measure them.
-            OSError: the output folder cannot be written.
         """
         unknown = [name for name in self.measured if name not in MEASURED]
         if unknown or self.measured == ("before",):
@@ -124,7 +108,6 @@ class FineTuneResult:
             raise ValueError(
                 f"samples_per_class is {self.samples_per_class}; measuring needs {MIN_SAMPLES} samples or more"
             )
-        check_writable(self.output_dir)
 
     def run(self) -> None:
         """Write `adapter.safetensors`, `model.pt`, `samples/`, pictures, `quality.json` and `manifest.json`.
@@ -178,6 +161,8 @@ class FineTuneResult:
         network = cast(DiT, self.ema.ema_model)
         facts = {**self.settings, "base_licence": self.base.licence}
         facts |= {"classes": self.classes, "training_images": len(self.train)}
+        if self.guard is not None:
+            facts |= {"skipped_steps": self.guard.skipped}
         weights_hash = save_adapter(path, network, trained_names(self.network), self.base, self.tuning, facts)
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
         return weights_hash

@@ -12,7 +12,8 @@ from monai.metrics import PSNRMetric
 
 from anatodiff.autoencoders import ImageDataset, LatentCodec, PrincipalAutoencoder, save_autoencoder
 from anatodiff.diffusion import DiffusionSettings
-from anatodiff.engines.finish import PICTURE_COLUMNS, check_writable
+from anatodiff.engines.finish import PICTURE_COLUMNS
+from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.manifest import image_set, write_manifest
 from anatodiff.engines.pictures import save_grid
@@ -40,6 +41,7 @@ class PretrainResult:
         notes: how it was trained.
         device: where to sample.
         start: the base that it went on from, whose licence holds, too; None where it started anew.
+        guard: counted the steps that changed nothing; None where none was.
     """
 
     def __init__(
@@ -55,16 +57,13 @@ class PretrainResult:
         notes: dict[str, Any],
         device: torch.device,
         start: Base | None = None,
+        guard: StepGuard | None = None,
     ) -> None:
-        self.diffusion, self.start = diffusion, start
+        self.diffusion, self.start, self.guard = diffusion, start, guard
         self.path, self.ema, self.inferer, self.classes = Path(path), ema, inferer, classes
         self.scale_factor, self.autoencoder = scale_factor, autoencoder
         also = "" if start is None or start.licence == licence else f"; went on from a base of: {start.licence}"
         self.licence, self.notes, self.device = licence + also, notes, device
-
-    def check(self) -> None:
-        """Find out before the training whether the weights can be written after it."""
-        check_writable(self.path.parent)
 
     def run(self) -> None:
         """Write the base, and `<name>.png` and `<name>.manifest.json` beside it; one process does it."""
@@ -72,7 +71,7 @@ class PretrainResult:
             return
         network = cast(DiT, self.ema.ema_model)
         base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.diffusion)
-        weights_hash = save_base(self.path, base, self.notes)
+        weights_hash = save_base(self.path, base, {**self.notes, **_skipped(self.guard)})
         weights = {"base": weights_hash, "autoencoder": self.autoencoder.sha256}
         weights |= {} if self.start is None else {"start": self.start.sha256}
         write_manifest(
@@ -100,6 +99,7 @@ class AutoencoderResult:
         test: held-back images.
         notes: how it was trained.
         device: where to compute.
+        guard: counted the steps that changed nothing; None where none was.
     """
 
     def __init__(
@@ -109,12 +109,10 @@ class AutoencoderResult:
         test: ImageDataset,
         notes: dict[str, Any],
         device: torch.device,
+        guard: StepGuard | None = None,
     ) -> None:
+        self.guard = guard
         self.path, self.ema, self.test, self.notes, self.device = Path(path), ema, test, notes, device
-
-    def check(self) -> None:
-        """Find out before the training whether the weights can be written after it."""
-        check_writable(self.path.parent)
 
     @torch.no_grad()
     def run(self) -> None:
@@ -130,7 +128,8 @@ class AutoencoderResult:
             again.append(autoencoder.decode(mean).cpu())  # (B, 1, H, W)
             psnr(again[-1], batch.float())
         value = float(torch.as_tensor(psnr.aggregate()))
-        weights_hash = save_autoencoder(self.path, autoencoder, {**self.notes, "psnr_db": round(value, 2)})
+        notes = {**self.notes, **_skipped(self.guard), "psnr_db": round(value, 2)}
+        weights_hash = save_autoencoder(self.path, autoencoder, notes)
         sets = {"training": (self.notes["run"]["data"], self.notes["images"])}
         sets["held back"] = (self.test.key, len(self.test))
         write_manifest(
@@ -151,3 +150,7 @@ class AutoencoderResult:
         )
         rows = [list(self.test.images[:PICTURE_COLUMNS].float()), list(again[0])]
         save_grid(self.path.with_suffix(".png"), rows, ["real, held back", "reconstructed"])
+
+
+def _skipped(guard: StepGuard | None) -> dict[str, int]:
+    return {} if guard is None else {"skipped_steps": guard.skipped}

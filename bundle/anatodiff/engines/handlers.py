@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import math
+import logging
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,10 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from anatodiff.engines.pictures import save_grid
+from anatodiff.files import named_if_full, replaced_when_whole
 from anatodiff.parallel import is_main, mean_over_processes
+
+logger = logging.getLogger(__name__)
 
 LOG_NAME = "losses.csv"
 
@@ -31,8 +35,8 @@ class HasParts(Protocol):
 class LossLog:
     """Write the loss and its terms at each step to `losses.csv`, and show the loss in a progress bar.
 
-    A loss that is not a number ends the run before its checkpoint is written. A resumed run drops the rows after its
-    checkpoint, so that the file reads as if nothing had happened. Of several processes one writes the means over all.
+    A resumed run drops the rows after its checkpoint, so that the file reads as if nothing had happened. Of several
+    processes one writes the means over all.
 
     Args:
         directory: the run's folder.
@@ -61,26 +65,35 @@ class LossLog:
             return
         header, *rows = self.path.read_text().splitlines(keepends=True) or [""]
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= done]
-        self.path.write_text(header + "".join(kept))
+        if len(kept) < done:
+            logger.warning("%s: has %d rows of the %d steps before the checkpoint", self.path, len(kept), done)
+        with replaced_when_whole(self.path) as temporary:  # killed here, the rows before the checkpoint must be left
+            temporary.write_text(header + "".join(kept))
 
     def _write(self, engine: Workflow) -> None:
         # repr of a float is exact: two runs have the same losses only if their files are the same
-        loss = float(engine.state.output[CommonKeys.LOSS].detach())
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {engine.state.iteration}; lower learning_rate or leave out amp, "
-                "with another output_dir"
-            )
-        values = {"loss": loss, **self.loss.parts}
+        values = {"loss": float(engine.state.output[CommonKeys.LOSS].detach()), **self.loss.parts}
         row = {"step": engine.state.iteration, **mean_over_processes(values, engine.state.device)}
         if not is_main():
             return
         new = not self.path.is_file() or self.path.stat().st_size == 0
-        with open(self.path, "a", newline="") as file:
+        with named_if_full(self.path), open(self.path, "a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow(row)
+
+
+def sync_log(folder: Path) -> None:
+    """Bring the rows to the disk: after a power cut no checkpoint may be there without the losses before it.
+
+    Args:
+        folder: the run's folder.
+    """
+    path = folder / LOG_NAME
+    if path.is_file():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
 
 
 class TensorBoardLog:

@@ -144,7 +144,8 @@ class SampleWriter:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _check(self, engine: Workflow) -> None:
-        if not self.overwrite and self.directory.is_dir() and any(self.directory.iterdir()):
+        there = self.directory.iterdir() if self.directory.is_dir() else ()
+        if not self.overwrite and any(not file.name.startswith(".") for file in there):  # but the run's own lock
             raise FileExistsError(
                 f"{self.directory}: holds files already; give another dataset_dir, or --overwrite True to replace them"
             )

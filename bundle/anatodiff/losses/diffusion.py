@@ -147,6 +147,8 @@ class AnatoDiffLoss(nn.Module):
 
     def _anatomical(self, estimate: torch.Tensor, target: DiffusionTarget) -> torch.Tensor:
         assert self.topology is not None
+        if not bool(estimate.isfinite().all()):
+            return 0 * estimate.flatten(1).sum(1)  # (B,) no number, and the step is skipped; diagrams refuse it
         random = self.topology.channels == "random"
         channels = target.channels[:, : self.topology.n_random] if random else None  # (b, n)
         return self.topology(estimate, target.x0, channel=channels)  # (b,)
