@@ -86,13 +86,24 @@ def test_copies_by_pixels_and_by_instance_are_used_once(tmp_path: Path) -> None:
     assert "3  the same image" in summarise(datalist)
 
 
-def test_a_copy_does_not_cross_from_training_to_test(tmp_path: Path) -> None:
+def test_copies_leave_the_split_of_the_others_as_it_was(tmp_path: Path) -> None:
     for index in range(20):
         png(tmp_path / f"{index}a.png", index)
+    rows = [(f"{index}a.png", "a", f"p{index}") for index in range(20)]
+    copies = [(f"{index}b.png", "a", f"p{19 - index}") for index in range(10)]  # of other patients
+    table(tmp_path, *rows, *copies)
+    for index in range(10):
+        png(tmp_path / f"{index}b.png", 100 + index)
+    before = make_datalist(tmp_path, test_fraction=0.5)
+    for index in range(10):
         (tmp_path / f"{index}b.png").write_bytes((tmp_path / f"{index}a.png").read_bytes())
-    datalist = make_datalist(tmp_path, test_fraction=0.5, max_images=10)
-    assert len(used(datalist)) == 10
-    assert len({name[:-5] for name in used(datalist)}) == 10
+    after = make_datalist(tmp_path, test_fraction=0.5)
+    for part in ("train", "test"):
+        originals = [row for row in getattr(before, part) if row["image"].endswith("a.png")]
+        assert getattr(after, part) == originals
+    assert len(after.rejected) == 10
+    limited = make_datalist(tmp_path, test_fraction=0.5, max_images=15)
+    assert len({name[:-5] for name in used(limited)}) == len(used(limited)) <= 15
 
 
 def test_an_image_with_two_labels_is_not_used_at_all(tmp_path: Path) -> None:

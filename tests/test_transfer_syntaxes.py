@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import LOSSLESS, LOSSY, NATIVE, plain_dataset, scene, write_encoded
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSNearLossless
 
 from anatodiff.data import RadiographError, decoding, read_radiograph
 from anatodiff.data.dicom_file import write_dicom
+from dicom_samples import LOSSLESS, LOSSY, NATIVE, plain_dataset, scene, write_encoded
 
 SYNTAXES = (*NATIVE, *LOSSLESS, *LOSSY)
 TOLERANCE = 0.01  # of the range, what a lossy syntax may change

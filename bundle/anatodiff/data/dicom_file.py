@@ -151,6 +151,9 @@ def read_dataset(data: bytes, allow_burned_in: bool = False) -> FileDataset:
         )
     if not dataset.file_meta.get("TransferSyntaxUID"):
         dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.name == str(syntax):  # the dictionary does not know it; what stands there instead may be anything
+        raise Refusal("unknown transfer syntax", "export the image again in one of the standard's")
     return dataset
 
 
@@ -234,7 +237,10 @@ def _check_image(dataset: Dataset) -> None:
     if not dataset.get("PixelData") or not dataset.get("Rows") or not dataset.get("Columns"):
         raise Refusal("no pixel data", "the file is cut off or its pixels were removed: send it again from its source")
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in GRAY:
+    samples, gray = int(dataset.get("SamplesPerPixel") or 1), photometric in GRAY
+    if gray and samples != 1:
+        raise Refusal(f"{samples} samples for each pixel of a gray image", "send the file again from its source")
+    if samples != 1 or not gray:
         shown = photometric if KNOWN_PHOTOMETRIC.fullmatch(photometric) else "another interpretation"
         reason = f"colour image ({shown})" if photometric else "no PhotometricInterpretation (0028,0004)"
         raise Refusal(reason, "only MONOCHROME1 and MONOCHROME2 are read: convert it to gray or leave the file out")

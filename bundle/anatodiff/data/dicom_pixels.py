@@ -34,12 +34,19 @@ def displayed_pixels(dataset: Dataset) -> tuple[np.ndarray, str]:
     """
     stored = decode_pixels(dataset)
     levels = _levels(stored)
+    with np.errstate(over="ignore", invalid="ignore"):  # a huge slope is refused below, and not also printed
+        shown, voi = _shown(levels, dataset)
+    return _looked_up(stored, levels, shown), voi
+
+
+def _shown(levels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, str]:
+    """Bring stored values (n,) to displayed ones in [0, 1], and say how the display range was chosen."""
     padding = _padding_mask(levels, dataset)
     if padding.all():
         raise Refusal("every pixel is padding", "correct PixelPaddingValue (0028,0120) or leave the file out")
     values = modality_values(levels, dataset)
     inside = values[~padding]
-    if not np.isfinite(inside).all():
+    if not np.isfinite(inside).all() or not math.isfinite(inside.max() - inside.min()):
         raise Refusal("the pixels are not all finite", "correct the rescale values or leave the file out")
     if inside.min() == inside.max():
         raise Refusal(f"every pixel has the same value {inside[0]:g}", "leave the file out")
@@ -47,7 +54,7 @@ def displayed_pixels(dataset: Dataset) -> tuple[np.ndarray, str]:
     if _is_inverted(dataset):
         shown = 1.0 - shown
     shown[padding] = 0.0
-    return _looked_up(stored, levels, shown), voi
+    return shown, voi
 
 
 def _levels(stored: np.ndarray) -> np.ndarray:

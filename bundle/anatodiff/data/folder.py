@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,30 +79,28 @@ def make_datalist(
     for name, most in (("max_images", max_images), ("max_train_images", max_train_images)):
         if most is not None and most < 2:
             raise DatasetError(f"{name} is {most}; give at least 2")
-    examine = _Examination(allow_burned_in) if check else _missing
+    marks: dict[Path, list[str]] = {}
+    examine = partial(_examined, marks, allow_burned_in) if check else _missing
     chosen, rejected = _usable(find_radiographs(root), seed, max_images, examine)
-    if not chosen:
-        why = _counted(rejected) or f"no patient has at most {max_images} images (max_images)"
-        raise DatasetError(f"{root}: no usable image: {why}; correct these or give dataset_dir another folder")
-    if len(chosen) == 1:
-        raise DatasetError(f"{root}: only one usable image ({_counted(rejected) or 'no other'}); give more")
-    if test_fraction > 0 and len({item.patient for item in chosen}) == 1:
-        raise DatasetError(
-            f"{root}: all {len(chosen)} images are of one patient, so none can be held out; give the patients in "
-            f"{LABELS_FILE} (columns file,label,patient_id) or set test_fraction to 0"
-        )
+    copies = find_copies(chosen, marks)
+    copied = {row.file for row in copies}
+    unique = [item for item in chosen if str(item.file) not in copied]
+    rejected += copies
+    _check_enough(root, unique, rejected, max_images, test_fraction)
+    # The split is made with the copies, and they are left out of its parts: without them it would be another split,
+    # in which patients that an earlier network was trained on are held out.
     held_out = split_patients([(item.patient, item.label) for item in chosen], test_fraction, seed)
-    classes = sorted({item.label for item in chosen})
+    classes = sorted({item.label for item in unique})
     if max_train_images is not None:
         pairs = [(item.patient, item.label) for item in chosen if item.patient not in held_out]
         wanted = limit_patients(pairs, max_train_images, seed) | held_out
-        chosen = [item for item in chosen if item.patient in wanted]
+        unique = [item for item in unique if item.patient in wanted]
     parts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    for item in chosen:
+    for item in unique:
         label = classes.index(item.label)
         entry = {"image": str(item.file), "label": label, "patient": item.patient, "domain": item.domain}
         parts[item.patient in held_out].append(entry)
-    unidentified = sum(not item.identified for item in chosen)
+    unidentified = sum(not item.identified for item in unique)
     return Datalist(parts[False], parts[True], classes, rejected, unidentified, str(root))
 
 
@@ -141,24 +140,19 @@ def summarise(datalist: Datalist) -> str:
     return "\n".join(lines)
 
 
-class _Examination:
-    """Reads each file once, and remembers by what its image is known again."""
-
-    def __init__(self, allow_burned_in: bool) -> None:
-        self.allow_burned_in = allow_burned_in
-        self.marks: dict[Path, list[str]] = {}
-
-    def __call__(self, item: Item) -> Rejected | None:
-        if (unnamed := _unusable_row(item)) is not None:
-            return unnamed
-        try:
-            self.marks[item.file] = read_with_marks(item.file, self.allow_burned_in)[1]
-        except RadiographError as error:
-            return Rejected(str(item.file), error.reason, error.cure)
-        return None
-
-    def copies(self, items: list[Item]) -> list[Rejected]:
-        return find_copies(items, self.marks)
+def _check_enough(
+    root: Path, unique: list[Item], rejected: list[Rejected], max_images: int | None, test_fraction: float
+) -> None:
+    if not unique:
+        why = _counted(rejected) or f"no patient has at most {max_images} images (max_images)"
+        raise DatasetError(f"{root}: no usable image: {why}; correct these or give dataset_dir another folder")
+    if len(unique) == 1:
+        raise DatasetError(f"{root}: only one usable image ({_counted(rejected) or 'no other'}); give more")
+    if test_fraction > 0 and len({item.patient for item in unique}) == 1:
+        raise DatasetError(
+            f"{root}: all {len(unique)} images are of one patient, so none can be held out; give the patients in "
+            f"{LABELS_FILE} (columns file,label,patient_id) or set test_fraction to 0"
+        )
 
 
 def _usable(
@@ -178,12 +172,9 @@ def _usable(
             bad = [row for row in pool.map(examine, new) if row is not None]
         close_decoders()  # one for each thread; training needs none of them
         faulty = {row.file for row in bad}
-        if isinstance(examine, _Examination):
-            bad += examine.copies([item for item in chosen if str(item.file) not in faulty])
         if not bad:
             return chosen, rejected
         rejected += bad
-        faulty = {row.file for row in bad}
         items = [item for item in items if str(item.file) not in faulty]
 
 
@@ -192,6 +183,17 @@ def _unusable_row(item: Item) -> Rejected | None:
         return Rejected(str(item.file), *item.fault)
     if not item.label:
         return Rejected(str(item.file), f"no label in {LABELS_FILE}", "fill in the column label or remove the row")
+    return None
+
+
+def _examined(marks: dict[Path, list[str]], allow_burned_in: bool, item: Item) -> Rejected | None:
+    """Read the file once, and note by what its image is known again."""
+    if (unnamed := _unusable_row(item)) is not None:
+        return unnamed
+    try:
+        marks[item.file] = read_with_marks(item.file, allow_burned_in)[1]
+    except RadiographError as error:
+        return Rejected(str(item.file), error.reason, error.cure)
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import resource
 import signal
 import struct
@@ -27,6 +28,11 @@ DECODED, REFUSED, OUT_OF_MEMORY, CRASHED, TOO_SLOW = range(5)
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 JPEG_EXTENDED_DEPTHS = (8, 12)  # bits
 MAX_REASON = 160  # characters
+UNHELPFUL = (
+    (r"Unable to decode as exceptions were raised by all available plugins:", ""),
+    (r"'NoneType' object has no attribute 'encode'", "broken data"),  # GDCM gives nothing instead of an error
+    (r"<\S+ object at 0x[0-9a-f]+>", "data"),
+)
 TIMERS = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
 
 
@@ -126,7 +132,14 @@ def _decoded(image: Encoded) -> tuple[int, str, bytes]:
     except MemoryError:
         return OUT_OF_MEMORY, "", b""
     except BaseException as error:  # pylibjpeg-rle panics with one
-        return REFUSED, "", " ".join(f"{error}".split())[:MAX_REASON].encode("utf-8", "replace")
+        return REFUSED, "", _reason(f"{error}").encode("utf-8", "replace")
+
+
+def _reason(text: str) -> str:
+    """Shorten what pydicom's plugins say to what helps a person, the same each time."""
+    for unhelpful, helpful in UNHELPFUL:
+        text = re.sub(unhelpful, helpful, text)
+    return " ".join(text.split())[:MAX_REASON]
 
 
 def _by_pydicom(image: Encoded) -> np.ndarray:

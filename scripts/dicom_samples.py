@@ -1,4 +1,4 @@
-"""DICOM files of every transfer syntax that can be encoded here, for the tests and the fuzzer."""
+"""DICOM files of every transfer syntax that can be encoded here, for the tests and for `fuzz_reader.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -85,7 +86,7 @@ def write_encoded(path: Path, stored: np.ndarray, bits: int, syntax: str) -> Pat
             JPEG2000: {"j2k_cr": [4]},
             JPEGLSNearLossless: {"jls_error": 1},
         }.get(syntax, {})
-        dataset.compress(syntax, **options)
+        dataset.compress(syntax, generate_instance_uid=False, **options)
     write_dicom(dataset, str(path))
     return path
 
@@ -106,4 +107,10 @@ def _by_gdcm(path: Path, dataset: FileDataset, syntax: str) -> Path:
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
+    # GDCM names the file anew at each call, and says that it is derived; only its pixels are wanted.
+    dataset.PixelData = pydicom.dcmread(path).PixelData
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    write_dicom(dataset, str(path))
     return path
