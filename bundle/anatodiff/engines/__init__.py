@@ -4,6 +4,7 @@ from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
+from anatodiff.engines.devices import choose_device, choose_precision, start_processes, stop_processes
 from anatodiff.engines.finish import FineTuneResult
 from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
 from anatodiff.engines.growth import GrowRanks
@@ -26,7 +27,7 @@ from anatodiff.engines.runs import end_run, start_run
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
-from anatodiff.engines.workflow import choose_device, choose_precision, start_processes, start_workflow, stop_processes
+from anatodiff.engines.workflow import start_workflow
 
 __all__ = [
     "AutoencoderResult",
