@@ -22,6 +22,7 @@ from support import (
     options_for,
     run_workflow,
     smooth_pictures,
+    with_burned_in,
     with_domains,
     write_pictures,
 )
@@ -32,11 +33,12 @@ from anatodiff.weights import load_weights
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
 # "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
 # features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of LPIPS, "@start": an autoencoder
-# to go on from, "@pictures": images that are all unlike each other, "@adapter": that of a finished run.
+# to go on from, "@pictures": images that are all unlike each other, "@adapter": that of a finished run, "@burned":
+# images of which some have burned-in annotation.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
-    "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
-    "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3,
+    "test_fraction": 0.4, "max_images": 16, "allow_burned_in": True, "max_epochs": 1, "epoch_length": 3,
+    "batch_size": 3, "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3,
     "val_interval": 2, "phantom_images": 24,
 }  # fmt: skip
 DIFFUSION = {
@@ -47,6 +49,7 @@ DIFFUSION = {
 }  # fmt: skip
 FOLDERS = (
     "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",
+    "allow_burned_in",
 )  # fmt: skip
 PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density_peak", "prototype_seed": 3}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -114,6 +117,8 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
         return "refusal", {"refuse_copies_of": "@pictures", "held_out_dir": "@pictures"}
     if name == "evaluate" and option in ("adapter_path", "base_path", "autoencoder_path"):
         return "model", {"adapter_path": "@adapter", "base_path": "@weights", "autoencoder_path": "@weights"}
+    if option == "allow_burned_in":
+        return "burned in", {"dataset_dir": "@burned"}
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
@@ -246,6 +251,7 @@ def test_option_changes_something(
             "@adapter": lambda: str(run_dir / "adapter.safetensors"),
             "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
             "@domains": lambda: with_domains(small_images, folder),
+            "@burned": lambda: with_burned_in(small_images, folder),
         }
         return makers[value]() if isinstance(value, str) and value in makers else value
 
