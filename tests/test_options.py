@@ -38,8 +38,8 @@ from anatodiff.weights import load_weights
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
     "test_fraction": 0.4, "max_images": 16, "allow_burned_in": True, "max_epochs": 1, "epoch_length": 3,
-    "batch_size": 3, "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3,
-    "val_interval": 2, "phantom_images": 24,
+    "batch_size": 3, "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5,
+    "checkpoint_every": 3, "val_interval": 2, "phantom_images": 24,
 }  # fmt: skip
 DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1,
