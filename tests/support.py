@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import torch
 from monai.bundle import ConfigWorkflow
 
 from anatodiff.autoencoders import Autoencoder, PrincipalAutoencoder, load_autoencoder, save_autoencoder
 from anatodiff.data import write_radiograph
+from anatodiff.data.dicom_file import write_dicom
 from anatodiff.engines.workflow import cause_of
 from anatodiff.networks import Base, DiT, build_dit, save_base
 
@@ -159,6 +161,22 @@ def with_domains(images: Path, folder: Path) -> str:
         (folder / name).write_bytes((images / name).read_bytes())
     rows = [f"{line},domain{number % 2}" for number, line in enumerate(lines)]
     (folder / "labels.csv").write_text("\n".join([f"{header},domain", *rows]) + "\n")
+    return str(folder)
+
+
+def with_burned_in(images: Path, folder: Path) -> str:
+    """Copy the small images and add DICOM files of two patients whose annotation is burned in."""
+    for file in images.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    rows = []
+    for number, image in enumerate(smooth_pictures(2, seed=9)):
+        path = write_radiograph(folder / f"burned{number}.dcm", image[0].numpy())
+        dataset = pydicom.dcmread(path)
+        dataset.BurnedInAnnotation = "YES"
+        write_dicom(dataset, str(path))
+        rows.append(f"{path.name},common,burned{number}\n")
+    with open(folder / "labels.csv", "a") as file:
+        file.writelines(rows)
     return str(folder)
 
 

@@ -7,6 +7,7 @@ import io
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -19,7 +20,13 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from anatodiff.data import RadiographError, read_radiograph
 from anatodiff.data.dicom_file import write_dicom
@@ -121,6 +128,24 @@ def sides(rows: int, columns: int) -> Callable[[pydicom.FileDataset], None]:
     return change
 
 
+def changed_codestream(syntax: str, start: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A compressed file, changed from the place where its codestream has `start`."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_encoded(Path(folder) / "a.dcm", scene(12, True), 12, syntax).read_bytes()
+    place = data.index(start, body_start(data))
+    return data[:place] + change(data[place:])
+
+
+def endless_jpeg_ls() -> bytes:
+    """Three bytes more, and pyjpegls does not end."""
+    return changed_codestream(JPEGLSLossless, b"\xff\xd8\xff\xf7", lambda code: code[:73] + b"\xda\x72\x34" + code[73:])
+
+
+def crashing_jpeg() -> bytes:
+    """A Huffman table without its marker, at which GDCM aborts the process."""
+    return changed_codestream(JPEGLossless, b"\xff\xc4", lambda code: b"\xff\xff\xff\xfe" + code[4:])
+
+
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "deflated bomb": (deflated_bomb, "unpacks to more than"),
     "NIfTI bomb": (nifti_bomb, "unpacks to more than"),
@@ -140,6 +165,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "more pixels than bytes": (lambda: dicom(sides(6000, 6000)), "has 3102 of its 72000000 bytes"),
     "declared too large": (lambda: dicom(sides(65535, 65535)), "image of 65535 x 65535"),
     "hostile RLE": (lambda: dicom(hostile_rle), "cannot be decoded"),
+    "endless JPEG-LS": (endless_jpeg_ls, "decoding takes more than 2 s of computing"),
+    "crashing JPEG": (crashing_jpeg, r"the decoder crashed \(SIGABRT\)"),
     "larger than any image": (lambda: dicom() + LARGE, "a file of more than 128 MB; export the image alone"),
     "huge slope": (
         lambda: dicom(

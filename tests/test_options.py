@@ -24,6 +24,7 @@ from support import (
     options_for,
     run_workflow,
     smooth_pictures,
+    with_burned_in,
     with_domains,
     write_pictures,
 )
@@ -34,12 +35,13 @@ from anatodiff.weights import load_weights
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
 # "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
 # features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of LPIPS, "@start": an autoencoder
-# to go on from, "@pictures": images that are all unlike each other, "@adapter": that of a finished run.
+# to go on from, "@pictures": images that are all unlike each other, "@adapter": that of a finished run, "@burned":
+# images of which some have burned-in annotation.
 TRAINING = {
     "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
-    "test_fraction": 0.4, "max_images": 16, "max_epochs": 1, "epoch_length": 3, "batch_size": 3,
-    "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5, "checkpoint_every": 3,
-    "val_interval": 2, "phantom_images": 24,
+    "test_fraction": 0.4, "max_images": 16, "allow_burned_in": True, "max_epochs": 1, "epoch_length": 3,
+    "batch_size": 3, "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5,
+    "checkpoint_every": 3, "val_interval": 2, "phantom_images": 24,
 }  # fmt: skip
 DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1,
@@ -49,6 +51,7 @@ DIFFUSION = {
 }  # fmt: skip
 FOLDERS = (
     "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",
+    "allow_burned_in",
 )  # fmt: skip
 PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density_peak", "prototype_seed": 3}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -120,6 +123,8 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
         return "model", {"adapter_path": "@adapter", "base_path": "@weights", "autoencoder_path": "@weights"}
     if option == "dicom_class":
         return "dicom", {"body_part": "CHEST", "patient_orientation": ["L", "F"], "spacing": [0.1, 0.1]}
+    if option == "allow_burned_in":
+        return "burned in", {"dataset_dir": "@burned"}
     if option == "phantom_images":
         return "phantoms", {"dataset_dir": None, "phantom_images": 20}
     if option.startswith("feature"):
@@ -264,6 +269,7 @@ def test_option_changes_something(
             "@adapter": lambda: str(run_dir / "adapter.safetensors"),
             "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
             "@domains": lambda: with_domains(small_images, folder),
+            "@burned": lambda: with_burned_in(small_images, folder),
         }
         return makers[value]() if isinstance(value, str) and value in makers else value
 

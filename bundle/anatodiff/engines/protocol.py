@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 METRICS_NAME = "metrics.json"  # what an evaluation leaves
 PRIVACY_NAME = "privacy.json"
 SECONDS_NAME = "seconds.json"
-EVALUATED = ("dataset_dir", "cache_dir", "image_size", "test_fraction", "max_images", "max_train_images")
+EVALUATED = (
+    "dataset_dir", "cache_dir", "image_size", "test_fraction", "max_images", "max_train_images", "allow_burned_in",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

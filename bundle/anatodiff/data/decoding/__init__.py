@@ -19,10 +19,11 @@ from anatodiff.data.decoding.worker import REPLY, REQUEST, Encoded
 from anatodiff.data.errors import Refusal
 
 DECODER_MEMORY = 448 << 20  # bytes above what a decoder has when it starts
-# Seconds of computing: some for any image, and more for what is large as a file or in pixels.
-BASE_SECONDS = 3
-PIXELS_PER_SECOND = 10_000_000
-BYTES_PER_SECOND = 2 << 20
+# Seconds of computing: some for any image, and more for what is large as a file or in pixels. Here the slowest codec,
+# JPEG 2000, takes at most a fifth of it.
+BASE_SECONDS = 2.0
+PIXELS_PER_SECOND = 4_000_000
+BYTES_PER_SECOND = 500_000
 # One that waits instead of computing is ended, too, but a busy machine must not refuse what an idle one reads.
 WAITING_FACTOR = 10
 START_SECONDS = 60  # for the process to start on a busy machine
@@ -51,7 +52,7 @@ class _Decoder:
             start_new_session=True,  # Ctrl+C is for the program that reads; this one ends with its pipe
         )
 
-    def ask(self, image: Encoded, seconds: int) -> tuple[int, str, bytearray]:
+    def ask(self, image: Encoded, seconds: float) -> tuple[int, str, bytearray]:
         """Send an image and wait for the answer: status, dtype, and pixels or reason."""
         syntax, numbers = image.syntax.encode("ascii", "replace"), (image.rows, image.columns)
         bits = (image.bits_allocated, image.bits_stored, image.pixel_representation)
@@ -127,7 +128,7 @@ def decode(image: Encoded) -> np.ndarray:
     Raises:
         Refusal: if the data is broken, no decoder takes it, or the decoder crashed, took too long or too much memory.
     """
-    seconds = BASE_SECONDS + image.rows * image.columns // PIXELS_PER_SECOND + len(image.data) // BYTES_PER_SECOND
+    seconds = BASE_SECONDS + image.rows * image.columns / PIXELS_PER_SECOND + len(image.data) / BYTES_PER_SECOND
     status, dtype, content = _answer(image, seconds)
     if status == worker.DECODED:
         stored = np.frombuffer(content, _dtype(dtype))
@@ -140,7 +141,7 @@ def decode(image: Encoded) -> np.ndarray:
     if status == worker.OUT_OF_MEMORY:
         raise Refusal(f"decoding needs more than {DECODER_MEMORY >> 20} MB of memory", CURE)
     if status == worker.TOO_SLOW:
-        raise Refusal(f"decoding takes more than {seconds} s of computing", CURE)
+        raise Refusal(f"decoding takes more than {seconds:.0f} s of computing", CURE)
     raise Refusal(f"the decoder crashed ({content.decode('ascii', 'replace')})", CURE)
 
 
@@ -154,7 +155,7 @@ def close_decoders() -> None:
         decoder.close()
 
 
-def _answer(image: Encoded, seconds: int) -> tuple[int, str, bytearray]:
+def _answer(image: Encoded, seconds: float) -> tuple[int, str, bytearray]:
     ended = ""
     for _ in range(TRIES):  # an idle one may have been killed long before this image
         try:

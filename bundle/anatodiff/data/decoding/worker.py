@@ -22,7 +22,7 @@ import numpy as np
 
 # Both sides are one machine, so the native order of bytes will do: transfer syntax, Rows, Columns, BitsAllocated,
 # BitsStored, PixelRepresentation, bytes of memory, seconds of computing and of waiting, length of the pixel data.
-REQUEST = struct.Struct("=64s5HQQQQ")
+REQUEST = struct.Struct("=64s5HQddQ")
 REPLY = struct.Struct("=B4sQ")  # status, dtype, length of the pixels or of the reason that follows
 DECODED, REFUSED, OUT_OF_MEMORY, CRASHED, TOO_SLOW = range(5)
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -82,7 +82,7 @@ def _load_codecs() -> None:
     logging.disable(logging.CRITICAL)  # pydicom 3 logs a traceback for each decoder that fails
 
 
-def _decode_in_fork(image: Encoded, limits: tuple[int, int, int], replies: BinaryIO) -> None:
+def _decode_in_fork(image: Encoded, limits: tuple[int, float, float], replies: BinaryIO) -> None:
     child = os.fork()
     if child == 0:
         status = 1
@@ -104,7 +104,7 @@ def _decode_in_fork(image: Encoded, limits: tuple[int, int, int], replies: Binar
         _send(replies, CRASHED, "", (signal.Signals(-code).name if code < 0 else f"exit code {code}").encode())
 
 
-def _limit(memory: int, computing: int, waiting: int) -> None:
+def _limit(memory: int, computing: float, waiting: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a codec has nothing to write
     with contextlib.suppress(OSError, ValueError):  # not every system counts address space
@@ -112,12 +112,12 @@ def _limit(memory: int, computing: int, waiting: int) -> None:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
     signal.setitimer(signal.ITIMER_PROF, computing)
-    signal.alarm(waiting)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
 
 
 def _stop_timers() -> None:
     signal.setitimer(signal.ITIMER_PROF, 0)
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _decoded(image: Encoded) -> tuple[int, str, bytes]:
