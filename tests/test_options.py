@@ -151,7 +151,7 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
 def simple_options(name: str) -> set[str]:
     """The options of a config: top-level keys that are no components."""
     config = json.loads((ROOT / "configs" / f"{name}.json").read_text())
-    parts = {"initialize", "run", "training", "handlers", "network", "network_def", "schedule"}
+    parts = {"initialize", "finalize", "run", "training", "handlers", "network", "network_def", "schedule"}
     return {key for key, value in config.items() if key not in parts and not isinstance(value, dict)}
 
 
