@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -230,5 +234,27 @@ def bundle_command(config: str, *options: object, run_id: str = "run") -> list[s
 
 
 def run_bundle(config: str, *options: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run a config as a user does, in a process of its own."""
-    return subprocess.run(bundle_command(config, *options), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+    """Run a config as a user does, in a process of its own; but its imports are done once for all tests."""
+    command = bundle_command(config, *options)
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        request = {"arguments": command[3:], "folder": str(ROOT), "environment": dict(os.environ), "seconds": timeout}
+        code = _ask_zygote({**request, "out": str(out), "err": str(err)})
+        texts = [file.read_text(errors="replace") for file in (out, err)]
+    if code is None:
+        raise subprocess.TimeoutExpired(command, timeout, *texts)
+    return subprocess.CompletedProcess(command, code, *texts)
+
+
+def _ask_zygote(request: dict[str, Any]) -> int | None:
+    zygote = _zygote()
+    assert zygote.stdin is not None and zygote.stdout is not None
+    zygote.stdin.write(json.dumps(request) + "\n")
+    zygote.stdin.flush()
+    return json.loads(zygote.stdout.readline())
+
+
+@cache
+def _zygote() -> subprocess.Popen[str]:
+    program = Path(__file__).with_name("zygote.py")
+    return subprocess.Popen([sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
