@@ -209,7 +209,7 @@ print(read_radiograph(large).pixels.shape)
 
 
 def test_a_process_needs_at_most_512_mb_more_and_warns_of_nothing(tmp_path: Path) -> None:
-    """36 million pixels of 16 bits, the most that is read; and pydicom's warnings, which quote values, are not seen."""
+    """36 million pixels of 16 bits, close to the most; and pydicom's warnings, which quote values, are not seen."""
     stored = np.tile(scene(16, False, (60, 60)), (100, 100))
     large = write_encoded(tmp_path / "large.dcm", stored, 16, ExplicitVRLittleEndian)
     dataset = plain_dataset(STORED, 12)
