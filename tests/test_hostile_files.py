@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,17 @@ def test_hostile_files_are_refused_in_time_and_in_silence(
     assert str(caught.value).isprintable()
     assert capfd.readouterr() == ("", "")
     assert not [warning for warning in recwarn if "pydicom" not in str(warning.filename)]
+
+
+def test_a_display_range_of_nearly_nothing_warns_of_nothing(tmp_path: Path) -> None:
+    values = scene(8, False).astype(np.float64) * 1e280
+    image = nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    image.header["cal_min"], image.header["cal_max"] = 0, 1e-40
+    nib.save(image, tmp_path / "a.nii")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = read_radiograph(tmp_path / "a.nii").pixels
+    np.testing.assert_array_equal(pixels, (values > 0).T)
 
 
 ALONE = """
