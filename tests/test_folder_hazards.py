@@ -271,7 +271,7 @@ def test_burned_in_annotation_is_refused_unless_allowed(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_radiograph(tmp_path / "1.dcm", allow_burned_in=True).pixels, pixels(1), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["prepare", "train_autoencoder"])
+@pytest.mark.parametrize("name", ["prepare", "train_autoencoder", "evaluate"])
 def test_a_run_writes_its_rejected_files(run: Run, small_images: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -280,8 +280,9 @@ def test_a_run_writes_its_rejected_files(run: Run, small_images: Path, tmp_path:
     (folder / "empty.png").write_bytes(b"")
     with open(folder / "labels.csv", "a") as file:
         file.write("empty.png,rare,patient0\n../x.png,rare,patient0\n")
-    out = run(name, dataset_dir=str(folder))
-    with open(out / "rejected.csv", newline="") as table_file:
+    run(name, dataset_dir=str(folder))
+    out, table_name = tmp_path / "out", "evaluation_rejected.csv" if name == "evaluate" else "rejected.csv"
+    with open(out / table_name, newline="") as table_file:
         rows = [tuple(row.values())[:3] for row in csv.DictReader(table_file)]
     assert sorted(rows) == [
         ("dataset_dir", "../x.png", "the name leads out of the folder"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,17 @@ def test_hostile_files_are_refused_in_time_and_in_silence(
     assert not [warning for warning in recwarn if "pydicom" not in str(warning.filename)]
 
 
+def test_a_display_range_of_nearly_nothing_warns_of_nothing(tmp_path: Path) -> None:
+    values = scene(8, False).astype(np.float64) * 1e280
+    image = nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    image.header["cal_min"], image.header["cal_max"] = 0, 1e-40
+    nib.save(image, tmp_path / "a.nii")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = read_radiograph(tmp_path / "a.nii").pixels
+    np.testing.assert_array_equal(pixels, (values > 0).T)
+
+
 ALONE = """
 import resource, sys
 from anatodiff.data import RadiographError, read_radiograph
@@ -209,7 +221,7 @@ print(read_radiograph(large).pixels.shape)
 
 
 def test_a_process_needs_at_most_512_mb_more_and_warns_of_nothing(tmp_path: Path) -> None:
-    """36 million pixels of 16 bits, the most that is read; and pydicom's warnings, which quote values, are not seen."""
+    """36 million pixels of 16 bits, close to the most; and pydicom's warnings, which quote values, are not seen."""
     stored = np.tile(scene(16, False, (60, 60)), (100, 100))
     large = write_encoded(tmp_path / "large.dcm", stored, 16, ExplicitVRLittleEndian)
     dataset = plain_dataset(STORED, 12)

@@ -25,6 +25,8 @@ CR_CLASS = "1.2.840.10008.5.1.4.1.1.1"
 DX_CLASS = "1.2.840.10008.5.1.4.1.1.1.1"
 CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+PDF_CLASS = "1.2.840.10008.5.1.4.1.1.104.1"
+ECG_CLASS = "1.2.840.10008.5.1.4.1.1.9.1.1"
 SIDE = 32
 
 
@@ -241,6 +243,8 @@ REFUSED = {
     "CT": ({"SOPClassUID": CT_CLASS, "Modality": "CT"}, "CT Image Storage"),
     "MR capture": ({"SOPClassUID": CAPTURE_CLASS, "Modality": "MR"}, "not a projection radiograph \\(MR"),
     "XA": ({"SOPClassUID": CAPTURE_CLASS, "Modality": "XA"}, "not a projection radiograph \\(XA"),
+    "PDF": ({"SOPClassUID": PDF_CLASS, "Modality": "DOC", "PixelData": None}, "Encapsulated PDF Storage"),
+    "waveform": ({"SOPClassUID": ECG_CLASS, "Modality": "ECG", "PixelData": None}, "12-lead ECG Waveform Storage"),
     "no modality": ({"SOPClassUID": CAPTURE_CLASS, "Modality": ""}, "no Modality"),
     "no photometric": ({"PhotometricInterpretation": None}, "no PhotometricInterpretation"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour image"),
@@ -251,6 +255,10 @@ REFUSED = {
     "padding": ({"PixelData": b"\7\0" * 1024, "PixelPaddingValue": ("US", 7)}, "every pixel is padding"),
     "small": ({"Rows": 16, "Columns": 64}, "16 x 64"),
     "short lut": ({"ModalityLUTSequence": lut([1, 2, 3], 0)}, "lookup table"),
+    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, r"colour image \(RGB\)"),
+    "samples": ({"SamplesPerPixel": 3}, "3 samples for each pixel of a gray image"),
+    "32 bits": ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, "32 bits stored in 32"),
+    "burned in": ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation .* is YES; look whether .* allow_burned_in"),
     "no bits": ({"BitsStored": None}, "no BitsStored"),
     "empty lut": ({"VOILUTSequence": Sequence([Dataset()])}, "broken file"),
 }

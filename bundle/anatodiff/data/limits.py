@@ -12,7 +12,7 @@ from anatodiff.data.errors import Refusal
 
 MAX_FILE_BYTES = 128 << 20  # on disk, and again unpacked
 # Above any radiograph (24 x 30 cm at 50 micrometres are 29 million), below what takes 512 MB to read.
-MAX_PIXELS = 36_000_000
+MAX_PIXELS = 38_000_000
 MIN_SIDE = 32  # pixels; the networks divide the image by 8 and by a patch
 MAX_READS = 60_000  # of headers and values; a radiograph needs some hundred, a PNG three for each 8 KB
 INFLATE_BLOCK = 1 << 20  # bytes

@@ -84,8 +84,9 @@ def _windowed(values: np.ndarray, slope: float, intercept: float, low: float, hi
     flat = values.reshape(-1)
     pixels = np.empty(flat.size, dtype=np.float32)
     for start in range(0, flat.size, BLOCK):
-        scaled = flat[start : start + BLOCK].astype(np.float64) * slope + intercept
-        pixels[start : start + BLOCK] = np.clip((scaled - low) / (high - low), 0.0, 1.0)
+        with np.errstate(over="ignore"):  # of a range that is nearly nothing; infinity is clipped, and not also printed
+            scaled = flat[start : start + BLOCK].astype(np.float64) * slope + intercept
+            pixels[start : start + BLOCK] = np.clip((scaled - low) / (high - low), 0.0, 1.0)
     return pixels.reshape(values.shape)
 
 
