@@ -59,7 +59,9 @@ def layout(table: Table, rows: Rows) -> str:
         found = [_spread(list(values_of(rows, arm, name).values()), name) for name in names]
         runs = sum(row["arm"] == arm for row in rows)
         lines.append(f"| {arm} ({runs}) | {' | '.join(found)} |")
-    real = [_spread([row[f"{name}_real"] for row in rows if f"{name}_real" in row], name) for name in names]
+    # Training images stand in for samples, and arms may have few of them: those of the reference tell most.
+    judges = [row for row in rows if row["arm"] == table.reference] or rows
+    real = [_spread([row[f"{name}_real"] for row in judges if f"{name}_real" in row], name) for name in names]
     lines.append(f"| real images in their place | {' | '.join(real)} |")
     lines += ["", heads.format(f"less {table.reference}, 95 % interval")]
     for arm in arms:
