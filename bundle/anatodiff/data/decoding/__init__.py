@@ -21,7 +21,7 @@ from anatodiff.data.errors import Refusal
 DECODER_MEMORY = 448 << 20  # bytes above what a decoder has when it starts
 # Seconds of computing: some for any image, and more for what is large as a file or in pixels. Here the slowest codec,
 # JPEG 2000, takes at most a fifth of it.
-BASE_SECONDS = 2.0
+BASE_SECONDS = 1.0
 PIXELS_PER_SECOND = 4_000_000
 BYTES_PER_SECOND = 500_000
 # One that waits instead of computing is ended, too, but a busy machine must not refuse what an idle one reads.
