@@ -168,8 +168,8 @@ class StopAfter:
 
         self.save = Checkpoints.save
 
-        def save(checkpoints: Checkpoints, engine: object) -> None:
-            self.save(checkpoints, engine)
+        def save(checkpoints: Checkpoints, engine: object, step: int) -> None:
+            self.save(checkpoints, engine, step)
             if len(self.table.read_text().splitlines()) == 1 + self.rows:
                 raise KeyboardInterrupt
 
