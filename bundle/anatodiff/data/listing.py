@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anatodiff.data.dicom_file import read_elements
@@ -13,6 +14,8 @@ from anatodiff.data.errors import DatasetError
 from anatodiff.data.identity import patient_key
 from anatodiff.data.limits import file_bytes
 from anatodiff.data.radiograph import BARE_DICOM_STARTS
+
+logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.csv"
 NEEDED_COLUMNS = ("file", "label")
@@ -58,7 +61,7 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
 
     Classes come from `labels.csv` (columns `file`, relative to the folder, and `label`; optional `patient_id` and
     `domain`; others are ignored; only the files in it are used), else from the folder's sub-folders, else all files are
-    one class "all".
+    one class "all", as with one sub-folder for each patient.
     Patients come from `patient_id`, else from the DICOM PatientID, else each file name without its ending is a patient.
     Hidden files, DICOMDIR, symbolic links to folders, pipes, sockets and devices, and files that are not images are
     passed over. A name in `labels.csv` that leads out of the folder is listed with a fault and never opened: the table
@@ -96,21 +99,24 @@ def find_radiographs(dataset_dir: str | os.PathLike[str]) -> list[Item]:
             "them (patients are split here)"
         )
     items = [_item(file, file.relative_to(root).parts[0]) for file in files]
-    _refuse_patients_as_classes(root, items)
+    if _are_patients(items):
+        logger.warning(
+            "%s: each of its %d sub-folders holds one patient, so they are taken for one class; for classes write %s "
+            "with the columns file,label",
+            root,
+            len(folders),
+            LABELS_FILE,
+        )
+        items = [replace(item, label=ONE_CLASS) for item in items]
     return items + closed
 
 
-def _refuse_patients_as_classes(root: Path, items: list[Item]) -> None:
-    """Refuse one folder per patient, as many archives export: the names would go into adapters and file names."""
+def _are_patients(items: list[Item]) -> bool:
+    """Tell one folder per patient, as archives export, from classes: the names would go into adapters and files."""
     patients: dict[str, set[str]] = {}
     for item in items:
         patients.setdefault(item.label, set()).add(item.patient if item.identified else "")
-    alone = all(len(found) == 1 and "" not in found for found in patients.values())
-    if alone and len(patients) > 1:
-        raise DatasetError(
-            f"{root}: each of its {len(patients)} sub-folders holds one patient, so they are no classes; write "
-            f"{LABELS_FILE} with the columns file,label"
-        )
+    return len(patients) > 1 and all(len(found) == 1 and "" not in found for found in patients.values())
 
 
 def _from_table(table: Path) -> list[Item]:
