@@ -1,15 +1,26 @@
-"""MONAI transforms: the shared preprocessing, and the binary images and prototypes of shape."""
+"""MONAI transforms: the shared preprocessing, binary images and prototypes of shape, and the physics of CT."""
 
 from anatodiff.transforms.binarize import Binarize, Binarized
+from anatodiff.transforms.ct_noise import LowDose, LowDosed, NoiseMap, NoiseMapd
+from anatodiff.transforms.emulate import EmulateCTNoise, EmulateCTNoised
 from anatodiff.transforms.geometry import ResizeShortSide, ResizeShortSided
+from anatodiff.transforms.parallel_beam import iradon, radon
 from anatodiff.transforms.prototypes import ShapePrototypes
 from anatodiff.transforms.radiograph import radiograph_transforms
 
 __all__ = [
     "Binarize",
     "Binarized",
+    "EmulateCTNoise",
+    "EmulateCTNoised",
+    "LowDose",
+    "LowDosed",
+    "NoiseMap",
+    "NoiseMapd",
     "ResizeShortSide",
     "ResizeShortSided",
     "ShapePrototypes",
+    "iradon",
     "radiograph_transforms",
+    "radon",
 ]

@@ -158,8 +158,16 @@ def _write_one(job: tuple[Path, PlannedPhantom, int, bool, float]) -> None:
     write_phantom_dicom(target, phantom, planned.encoding, patient, planned.uids, planned.number)
 
 
-def _claim(folder: Path, settings: dict[str, object]) -> None:
-    """Note what a folder is for, and refuse one that is for something else."""
+def claim_folder(folder: Path, settings: dict[str, object]) -> None:
+    """Note what a folder is for, and refuse one that is for something else.
+
+    Args:
+        folder: it is there.
+        settings: what fixes its content.
+
+    Raises:
+        ValueError: it holds phantoms made with other settings.
+    """
     path = folder / SETTINGS_NAME
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -228,7 +236,7 @@ def write_phantoms(
     settings: dict[str, object] = {"n": n, "labels": list(labels), "seed": seed, "size": size, "masks": masks}
     settings |= {"images_per_patient": images_per_patient}
     # Folders without devices keep the settings that they had before there were any.
-    _claim(folder, settings | ({"devices": devices} if devices > 0 else {}))
+    claim_folder(folder, settings | ({"devices": devices} if devices > 0 else {}))
     table = folder / LABELS_NAME
     if table.exists():
         return table

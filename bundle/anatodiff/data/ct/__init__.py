@@ -1,0 +1,24 @@
+"""CT in and out: volumes and masks in Hounsfield units, windows, dose pairs."""
+
+from __future__ import annotations
+
+from .case import CTCase, read_ct_item
+from .listing import CTItem, find_ct
+from .read import read_ct, read_ct_mask
+from .volume import CTVolume
+from .windows import HU_WINDOWS, HUWindow
+from .write import write_ct, write_ct_mask
+
+__all__ = [
+    "HU_WINDOWS",
+    "CTCase",
+    "CTItem",
+    "CTVolume",
+    "HUWindow",
+    "find_ct",
+    "read_ct",
+    "read_ct_item",
+    "read_ct_mask",
+    "write_ct",
+    "write_ct_mask",
+]
