@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 AUDIT := .audit
+MONAILABEL := .monailabel
+EXTRAS := dicom,docs,fast,generative,pacs,test,tracking
 SHARED := $(CURDIR)/../shared
 
-.PHONY: setup train test test-all lint audit
+.PHONY: setup train test test-all monailabel monailabel-test lint docs zoo-check audit
 
 setup: $(STAMP)
 
@@ -15,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,fast,generative,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $@
 
 train: $(STAMP)
@@ -23,7 +25,7 @@ train: $(STAMP)
 
 # One process for each core, each of one thread: threads of several would wait for each other.
 PYTEST := ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" OMP_NUM_THREADS=1 \
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST)
@@ -31,10 +33,35 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(PYTEST) --no-skips
 
+# MONAI Label needs older pydicom and numpy than the rest, and torchvision: it gets an environment of its own.
+$(MONAILABEL)/installed: pyproject.toml constraints-monailabel.txt scripts/importable_torchvision.py
+	$(PYTHON) -m venv $(MONAILABEL)
+	$(MONAILABEL)/bin/python -m pip install --quiet --upgrade pip
+	$(MONAILABEL)/bin/python -m pip install --quiet --constraint constraints-monailabel.txt torch
+	$(MONAILABEL)/bin/python -m pip install --quiet --constraint constraints-monailabel.txt \
+		monailabel "dicomweb-client[gcp]" einops fire setuptools \
+		safetensors gudhi numba python-gdcm pylibjpeg pylibjpeg-openjpeg
+	$(MONAILABEL)/bin/python -m pip install --quiet --no-deps --editable .
+	$(MONAILABEL)/bin/python scripts/importable_torchvision.py
+	touch $@
+
+monailabel: $(MONAILABEL)/installed
+
+monailabel-test: $(STAMP) $(MONAILABEL)/installed
+	ANATODIFF_MONAILABEL=$(MONAILABEL) $(PYTEST) tests/test_monai_label.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages as a site: open site/index.html.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+# What the MONAI model zoo asks, of the shipped base with a fresh adapter; ANATODIFF_ZOO may name a copy of the zoo.
+zoo-check: $(STAMP)
+	ANATODIFF_SHARED="$${ANATODIFF_SHARED:-$(SHARED)}" $(BIN)/python scripts/zoo_check.py
 
 # In an environment of its own: what it needs is not what is audited. It asks a service on the network.
 audit: $(STAMP)

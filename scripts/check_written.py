@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 
 from anatodiff.data import DicomSettings, RadiographError, read_radiograph, write_radiograph
-from anatodiff.data.dicom_synthetic import DICOM_BITS, LATERALITIES, REGIONS, SYNTHETIC_DATA, UNPAIRED
+from anatodiff.data.dicom_marks import SYNTHETIC_DATA
+from anatodiff.data.dicom_synthetic import DICOM_BITS, LATERALITIES, REGIONS, UNPAIRED
 from anatodiff.files import sha256_of
 
 ALLOWED = "(0008,001c)"
@@ -225,6 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if shutil.which("dciodvfy") is None:
         print("dciodvfy is not installed; install the Debian package dicom3tools", file=sys.stderr)
+        return 2
+    absent = [name for name in ("gdcm", "itk") if find_spec(name) is None]
+    if absent:
+        print(f"{absent[0]} is not installed; install the extras dicom and test (make setup)", file=sys.stderr)
         return 2
     if options.output_dir.is_dir() and any(options.output_dir.iterdir()):
         print(f"{options.output_dir}: holds files already; give another output_dir", file=sys.stderr)

@@ -56,19 +56,36 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_weights(tmp_path_factory.mktemp("weights"), seed=0)
 
 
+@pytest.fixture(scope="session")
+def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that evaluations share: most of their time goes into features of the same images."""
+    return tmp_path_factory.mktemp("features")
+
+
 Run = Callable[..., Path]
 
 
 @pytest.fixture
-def run(small_images: Path, small_weights: dict[str, str], tmp_path: Path) -> Run:
+def run(small_images: Path, small_weights: dict[str, str], feature_cache: Path, tmp_path: Path) -> Run:
     """Run a workflow in this process on the small images and weights; returns its output folder."""
 
     def start(name: str, **options: Any) -> Path:
         given = {**options_for(name, small_images, small_weights, tmp_path), **options}
+        if name == "evaluate" and "cache_dir" not in options:
+            given["cache_dir"] = str(feature_cache)
         run_workflow(name, **given)
         return Path(given.get("output_dir", tmp_path))
 
     return start
+
+
+# Files that take minutes go first, so that no process is left with one of them when the others are done.
+LONGEST = ("test_options", "test_paper_size", "test_paper", "test_evaluation", "test_topology_paths", "test_notebook")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -113,7 +113,7 @@ def test_yaml_does_what_json_does(small_images: Path, small_weights: dict[str, s
             ConfigParser.load_config_file(str(ROOT / "configs" / "train.json")), str(config), fmt=ending[1:]
         )
         root = tmp_path / ending
-        options = {**SMALL["train"], **options_for("train", small_images, small_weights, root)}
+        options = {**SMALL["train"], **options_for("train", small_images, small_weights, root), "measured": []}
         command = bundle_command(
             "train.json", *(part for key, value in options.items() for part in (f"--{key}", value))
         )

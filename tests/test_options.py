@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,20 @@ from support import (
 )
 
 from anatodiff.data import read_radiograph
+from anatodiff.engines.workflow import TRACKING_KEYS
 from anatodiff.weights import load_weights
 
 # option -> another value than the small run's. "@weights": another pair of weights, "@new": another place,
-# "@images": other images, "@all": all of them, "@domains": images with domains, "@features": another network of
-# features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of LPIPS, "@start": an autoencoder
-# to go on from, "@pictures": images that are all unlike each other, "@adapter": that of a finished run, "@burned":
-# images of which some have burned-in annotation.
+# "@database": one for MLflow, "@images": other images, "@all": all of them, "@domains": images with domains,
+# "@features": another network of features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of
+# LPIPS, "@start": an autoencoder to go on from, "@labels": a table elsewhere, "@pictures": images that are all
+# unlike each other, "@adapter": that of a finished run, "@burned": images of which some have burned-in annotation.
 TRAINING = {
-    "dataset_dir": "@images", "output_dir": "@new", "cache_dir": "@new", "seed": 5, "image_size": 128,
-    "test_fraction": 0.4, "max_images": 16, "allow_burned_in": True, "max_epochs": 1, "epoch_length": 3,
-    "batch_size": 3, "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2, "ema_momentum": 0.5,
-    "checkpoint_every": 3, "val_interval": 2, "phantom_images": 24,
+    "dataset_dir": "@images", "labels_path": "@labels", "output_dir": "@new", "cache_dir": "@new", "seed": 5,
+    "image_size": 128, "test_fraction": 0.4, "max_images": 16, "allow_burned_in": True, "max_epochs": 1,
+    "epoch_length": 3, "batch_size": 3, "learning_rate": 0.02, "weight_decay": 0.5, "warmup_steps": 2,
+    "ema_momentum": 0.5, "checkpoint_every": 3, "val_interval": 2, "phantom_images": 24,
+    "tracking_uri": "@database", "experiment_name": "other", "run_name": "mine",
 }  # fmt: skip
 DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1,
@@ -50,8 +54,8 @@ DIFFUSION = {
     "accumulation_steps": 2,
 }  # fmt: skip
 FOLDERS = (
-    "dataset_dir", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images", "phantom_images",
-    "allow_burned_in",
+    "dataset_dir", "labels_path", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images",
+    "phantom_images", "allow_burned_in",
 )  # fmt: skip
 PROTOTYPES = {"n_prototypes": 3, "threshold": None, "prototype_method": "density_peak", "prototype_seed": 3}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -87,6 +91,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "autoencoder_path": "@weights", "base_path": "@weights", "adapter_path": "@new", "run_dir": "@new",
         "dataset_dir": "@new", "seed": 7, "sampler": "ddpm", "sampling_steps": 2, "guidance_scale": 1.0,
         "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16", "samples_per_class": 2,
+        "only_classes": ["rare"],
         "dicom_class": "DX", "body_part": "HAND", "laterality": "L", "patient_orientation": ["L", "F"],
         "spacing": [0.2, 0.3],
         "formats": ["nii.gz"], "refuse_copies_of": "@pictures", "held_out_dir": "@pictures", "cache_dir": "@new",
@@ -100,9 +105,12 @@ CHANGES: dict[str, dict[str, Any]] = {
         "adapter_path": "@new", "base_path": "@weights", "autoencoder_path": "@weights",
     },
 }  # fmt: skip
+TRACKED = {"tracking_uri", "experiment_name", "run_name"}
 # Tested where they belong: the root in test_bundle, the device in test_errors, and in test_training that overwriting
 # is asked for and that the batch of sampling changes nothing but the pace.
 ELSEWHERE = {"bundle_root", "device", "overwrite"}
+# To measure takes longer than all the rest, and shows what the samples show.
+QUICK: dict[str, dict[str, Any]] = {"train": {"measured": []}}
 # What cannot fit the weights at hand is refused, and the refusal is what the option changes.
 REFUSED = {
     ("train", "image_size"): "set image_size", ("train", "autoencoder_path"): "another autoencoder",
@@ -121,6 +129,9 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
         return "refusal", {"refuse_copies_of": "@pictures", "held_out_dir": "@pictures"}
     if name == "evaluate" and option in ("adapter_path", "base_path", "autoencoder_path"):
         return "model", {"adapter_path": "@adapter", "base_path": "@weights", "autoencoder_path": "@weights"}
+    if option in TRACKED:
+        pytest.importorskip("mlflow", reason="mlflow is not installed; it is in the extra `tracking`")
+        return "tracking", {"tracking": "mlflow"}
     if option == "dicom_class":
         return "dicom", {"body_part": "CHEST", "patient_orientation": ["L", "F"], "spacing": [0.1, 0.1]}
     if option == "allow_burned_in":
@@ -151,7 +162,16 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
 def simple_options(name: str) -> set[str]:
     """The options of a config: top-level keys that are no components."""
     config = json.loads((ROOT / "configs" / f"{name}.json").read_text())
-    parts = {"initialize", "finalize", "run", "training", "handlers", "network", "network_def", "schedule"}
+    parts = {
+        "initialize",
+        "finalize",
+        "run",
+        "training",
+        "handlers",
+        "network",
+        "network_def",
+        "schedule",
+    } | TRACKING_KEYS
     return {key for key, value in config.items() if key not in parts and not isinstance(value, dict)}
 
 
@@ -204,12 +224,19 @@ def observe(name: str, root: Path, options: dict[str, Any]) -> Seen:
         and "tfevents" not in file.name
         and not file.name.startswith("checkpoint")
         and not file.name.endswith("manifest.json")
+        and file.name != "mlflow_run.json"
     }
     return files, [line.replace(str(root), "") for line in listener.said]
 
 
 def content(file: Path) -> bytes:
     """What a file holds, without the record of the options: an option must do more than to be written down."""
+    if file.suffix == ".db":  # without times, and without the names that MLflow makes up
+        with closing(sqlite3.connect(file)) as database:
+            names = database.execute(
+                "select experiments.name, runs.name from runs join experiments using (experiment_id)"
+            )
+            return repr([[name for name in row if "-" not in name] for row in names]).encode()
     if file.name.endswith((".dcm", ".png", ".nii.gz")) and "samples" in file.parts:
         return read_radiograph(file).pixels.tobytes()
     if file.name.endswith(".dcm"):  # without what is derived from the recipe alone
@@ -243,12 +270,16 @@ def test_option_changes_something(
     small_images: Path,
     small_weights: dict[str, str],
     run_dir: Path,
+    feature_cache: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     needs, others = context(name, option)
 
     def given(root: Path) -> dict[str, Any]:
         options: dict[str, Any] = options_for(name, small_images, small_weights, root)
+        options |= QUICK.get(name, {})
+        if name == "evaluate":
+            options["cache_dir"] = str(feature_cache)
         options |= {key: resolved(key, other, root, seed=0) for key, other in others.items()}
         return options | ({"run_dir": str(run_dir)} if name == "inference" else {})
 
@@ -258,6 +289,7 @@ def test_option_changes_something(
         folder = tmp_path_factory.mktemp("made")
         makers: dict[str, Callable[[], str]] = {
             "@weights": lambda: make_weights(folder, seed)[key],
+            "@database": lambda: f"sqlite:///{root / 'elsewhere.db'}",
             "@features": lambda: make_features(folder, seed),
             "@vgg": lambda: make_vgg(folder, seed),
             "@vgg16": lambda: make_vgg16(folder, seed),
@@ -266,6 +298,7 @@ def test_option_changes_something(
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
             "@all": lambda: str(small_images),
+            "@labels": lambda: other_labels(small_images, folder),
             "@adapter": lambda: str(run_dir / "adapter.safetensors"),
             "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
             "@domains": lambda: with_domains(small_images, folder),
@@ -309,3 +342,10 @@ def other_images(images: Path, folder: Path) -> str:
         (folder / name).write_bytes((images / name).read_bytes())
     (folder / "labels.csv").write_text("\n".join(lines[:-2]) + "\n")
     return str(folder)
+
+
+def other_labels(images: Path, folder: Path) -> str:
+    """Write a table of labels that leaves two of the small images out, beside nothing."""
+    table = folder / "elsewhere.csv"
+    table.write_text("\n".join((images / "labels.csv").read_text().splitlines()[:-2]) + "\n")
+    return str(table)

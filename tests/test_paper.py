@@ -34,7 +34,7 @@ BLOCKS = 9  # enough for N = 9
 # What the runs leave out for speed; nothing that a row of a table sets is here.
 FAST: dict[str, Any] = {
     "image_size": SIZE, "max_epochs": 1, "epoch_length": 1, "checkpoint_every": 2, "sampling_steps": 2,
-    "preview_images": 0, "samples_per_class": 4,
+    "preview_images": 0, "samples_per_class": 4, "measured": [],
 }  # fmt: skip
 # Options of rows that the adapter's header does not hold as such: the data.
 DATA = {"dataset_dir", "output_dir", "max_images", "test_fraction", "samples_per_class"}

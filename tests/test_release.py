@@ -141,3 +141,13 @@ def test_one_folder_alone_is_refused(given: str, small_images: Path, tmp_path: P
     missing = next(name for name, folder in folders.items() if folder is None)
     with pytest.raises(OptionError, match=f"{missing} is missing"):
         copy_refusal(**folders, image_size=SIZE, cache_dir=tmp_path)
+
+
+def test_only_some_classes_are_asked_for() -> None:
+    requests = SampleRequests(2, ["a", "b", "c"], batch_size=8, only_classes=["c", "a"])
+    (batch,) = list(requests)
+    assert (batch["label"].tolist(), batch["number"].tolist()) == ([0, 0, 2, 2], [0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"only_classes has 'd'; the classes are a, b, c"):
+        SampleRequests(2, ["a", "b", "c"], batch_size=8, only_classes=["d"])
+    with pytest.raises(ValueError, match="only_classes has no class"):
+        SampleRequests(2, ["a", "b", "c"], batch_size=8, only_classes=[])

@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from anatodiff.files import replaced_when_whole, sha256_of
+from anatodiff.layout import bundle_root
 
 HEADER_KEY = "anatodiff"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NESTED = ("ema", "model", "state_dict", "net")  # where training checkpoints keep the weights, best first
-# The repository's root is the bundle's root: bundle/anatodiff/weights.py -> models/
-MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
+MODELS_DIR = bundle_root() / "models"
 
 
 class WeightsError(ValueError):
@@ -164,5 +164,5 @@ def shipped(name: str) -> Path:
     """
     path = MODELS_DIR / name
     if not path.is_file():
-        raise WeightsError(f"{path}: the shipped weights are not there; run in the bundle's folder or give a path")
+        raise WeightsError(f"{path}: the shipped weights are not there; install anatodiff again from its wheel")
     return path

@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -134,15 +134,35 @@ def read_dataset(data: bytes, allow_burned_in: bool = False) -> FileDataset:
     Raises:
         Refusal: with the reason.
     """
+    return read_checked(data, READ_KEYWORDS, _check_kind, allow_burned_in)
+
+
+def read_checked(
+    data: bytes, keywords: Sequence[str], check_kind: Callable[[Dataset], None], allow_burned_in: bool = False
+) -> FileDataset:
+    """Read a DICOM file and refuse what is not a single-frame gray image of the kind that is wanted.
+
+    Args:
+        data: the file; without a preamble it is read as a bare data set.
+        keywords: the elements that are taken, those of the pixels among them.
+        check_kind: raises a Refusal for an object of another kind.
+        allow_burned_in: read images that say that annotation is burned into their pixels.
+
+    Returns:
+        The elements, with a transfer syntax.
+
+    Raises:
+        Refusal: with the reason.
+    """
     try:
-        dataset = read_elements(data, READ_KEYWORDS)
+        dataset = read_elements(data, keywords)
     except Refusal:
         raise
     except Exception as error:
         # Without the error's text, which may quote a value.
         reason = f"not a readable DICOM file ({type(error).__name__})"
         raise Refusal(reason, "send it again from its source") from error
-    _check_kind(dataset)
+    check_kind(dataset)
     _check_image(dataset)
     _check_bits(dataset)
     if "YES" in str(dataset.get("BurnedInAnnotation") or "").upper() and not allow_burned_in:

@@ -41,7 +41,7 @@ def displayed_pixels(dataset: Dataset) -> tuple[np.ndarray, str]:
 
 def _shown(levels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, str]:
     """Bring stored values (n,) to displayed ones in [0, 1], and say how the display range was chosen."""
-    padding = _padding_mask(levels, dataset)
+    padding = padding_mask(levels, dataset)
     if padding.all():
         raise Refusal("every pixel is padding", "correct PixelPaddingValue (0028,0120) or leave the file out")
     values = modality_values(levels, dataset)
@@ -165,7 +165,16 @@ def _is_inverted(dataset: Dataset) -> bool:
     return str(dataset.PhotometricInterpretation).strip() == "MONOCHROME1" or shape == "INVERSE"
 
 
-def _padding_mask(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+def padding_mask(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Say where stored values are padding (PS3.3 C.7.5.1.1.2).
+
+    Args:
+        stored: values before the modality LUT, any shape.
+        dataset: says which value, or which range of values, is padding.
+
+    Returns:
+        bool, the shape of `stored`.
+    """
     first = dataset.get("PixelPaddingValue")
     if first is None:
         return np.zeros(stored.shape, dtype=bool)

@@ -8,21 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import (
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
+from pydicom.uid import DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage
 
 from anatodiff.data.dicom_file import write_dicom
+from anatodiff.data.dicom_marks import code_item, marked_dataset
 from anatodiff.data.errors import Refusal
-from anatodiff.data.origin import NAME, Origin, cut, tool_version
+from anatodiff.data.origin import Origin
 
 DICOM_BITS = 12
-SYNTHETIC_DATA = 0x0008001C  # pydicom 2.4 does not know the keyword
 SOP_CLASSES = {"SC": SecondaryCaptureImageStorage, "DX": DigitalXRayImageStorageForPresentation}
 # Body Part Examined (PS3.16 Annex L) -> SNOMED CT code and meaning (PS3.16 CID 4009, as in pydicom 3's dictionary).
 REGIONS = {
@@ -47,18 +42,6 @@ REGIONS = {
 UNPAIRED = ("ABDOMEN", "CHEST", "CSPINE", "LSPINE", "PELVIS", "SKULL", "TSPINE")
 LATERALITIES = ("R", "L", "B", "U")  # right, left, both, unpaired
 DIRECTIONS = {"A": "P", "P": "A", "R": "L", "L": "R", "H": "F", "F": "H"}  # each and its opposite
-# Type 2 elements of the patient, study and series: present, empty. No date: nothing happened to anybody.
-EMPTY_KEYWORDS = (
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "AccessionNumber",
-)
-LONG_STRING_BYTES = 64  # VR LO
-SHORT_TEXT_BYTES = 1024  # VR ST
-LONG_TEXT_BYTES = 10240  # VR LT
 
 
 @dataclass(frozen=True)
@@ -142,67 +125,15 @@ def dicom_bytes(values: np.ndarray, origin: Origin, settings: DicomSettings) -> 
     stored = np.rint(values * (2**DICOM_BITS - 1)).astype("<u2")
     # The pixels, too: another machine rounds otherwise, and two different objects must never share a UID.
     entropy = [hashlib.sha256(stored.tobytes()).hexdigest(), str(stored.shape), repr(origin), repr(settings)]
-    dataset = FileDataset("", Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    _add_patient_study_series(dataset, entropy, origin)
-    _add_common(dataset, entropy, origin, settings)
+    dataset = marked_dataset(SOP_CLASSES[settings.sop_class], entropy, entropy, origin)
+    dataset.PatientOrientation = "" if settings.orientation is None else list(settings.orientation)
+    if settings.body_part is not None:
+        dataset.BodyPartExamined = settings.body_part
     _add_pixels(dataset, stored)
     (_add_capture if settings.sop_class == "SC" else _add_projection)(dataset, origin.spacing, settings)
     buffer = io.BytesIO()
     write_dicom(dataset, buffer)
     return buffer.getvalue()
-
-
-def _add_patient_study_series(dataset: Dataset, entropy: list[str], origin: Origin) -> None:
-    # A patient of its own for each image: readers that split by patient must not see one giant patient. A study is of
-    # one patient (PS3.3 A.1.2), so each image has a study and a series of its own, too, and is number 1 of it.
-    dataset.PatientName = "SYNTHETIC^NOT A PATIENT"
-    dataset.PatientID = "SYNTHETIC-" + hashlib.sha256("".join(entropy).encode()).hexdigest()[:16].upper()
-    # No PatientIdentityRemoved: it would say that there was an identity to remove.
-    dataset.StudyInstanceUID = generate_uid(entropy_srcs=[*entropy, "study"])
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[*entropy, "series"])
-    dataset.StudyID = "SYNTHETIC"
-    for keyword in EMPTY_KEYWORDS:
-        setattr(dataset, keyword, "")
-    dataset.SeriesNumber = dataset.InstanceNumber = 1
-    dataset.Manufacturer = NAME
-    dataset.SoftwareVersions = tool_version()
-    # The backslash separates values of LO.
-    words = cut(f"SYNTHETIC {origin.description}".replace("\\", "/"), LONG_STRING_BYTES)
-    dataset.StudyDescription = dataset.SeriesDescription = words
-
-
-def _add_common(dataset: FileDataset, entropy: list[str], origin: Origin, settings: DicomSettings) -> None:
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SOP_CLASSES[settings.sop_class]
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[*entropy, "instance"])
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.add_new(SYNTHETIC_DATA, "CS", "YES")
-    dataset.PatientOrientation = "" if settings.orientation is None else list(settings.orientation)
-    if settings.body_part is not None:
-        dataset.BodyPartExamined = settings.body_part
-    dataset.BurnedInAnnotation = "NO"
-    dataset.LossyImageCompression = "00"
-    # No DerivationCodeSequence: all codes of CID 7203 say what was done to source images, and there are none.
-    dataset.DerivationDescription = origin.sentence(SHORT_TEXT_BYTES)
-    if origin.label is not None:
-        dataset.ImageComments = cut(f"SYNTHETIC, drawn for the class: {origin.facts()['label']}", LONG_TEXT_BYTES)
-    dataset.ContributingEquipmentSequence = DicomSequence([_equipment(origin)])
-
-
-def _equipment(origin: Origin) -> Dataset:
-    item = Dataset()
-    item.PurposeOfReferenceCodeSequence = DicomSequence([_code("109100", "DCM", "Synthesizing Equipment")])  # CID 7005
-    item.Manufacturer = item.ManufacturerModelName = NAME
-    item.SoftwareVersions = tool_version()
-    item.ContributionDescription = origin.sentence(SHORT_TEXT_BYTES)
-    return item
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
 
 
 def _add_pixels(dataset: Dataset, stored: np.ndarray) -> None:
@@ -225,7 +156,7 @@ def _add_capture(dataset: Dataset, spacing: tuple[float, float] | None, settings
     if settings.side != "U":
         dataset.Laterality = settings.side if settings.side in ("R", "L") else ""
     if spacing is not None:
-        dataset.PixelSpacing = _millimetres(spacing)
+        dataset.PixelSpacing = millimetres(spacing)
 
 
 def _add_projection(dataset: Dataset, spacing: tuple[float, float] | None, settings: DicomSettings) -> None:
@@ -236,9 +167,9 @@ def _add_projection(dataset: Dataset, spacing: tuple[float, float] | None, setti
     dataset.ImageType = ["DERIVED", "SECONDARY", ""]
     dataset.ImageLaterality = settings.side
     region = None if settings.body_part is None else REGIONS[settings.body_part]
-    dataset.AnatomicRegionSequence = DicomSequence([] if region is None else [_code(region[0], "SCT", region[1])])
+    dataset.AnatomicRegionSequence = DicomSequence([] if region is None else [code_item(region[0], "SCT", region[1])])
     dataset.DetectorType = ""  # of type 2: there was no detector
-    dataset.ImagerPixelSpacing = _millimetres(spacing or ())
+    dataset.ImagerPixelSpacing = millimetres(spacing or ())
     dataset.AcquisitionContextSequence = DicomSequence([])
     # P-values (C.8.11.3.1.2), brighter where a radiograph's beam would be weaker. One of LIN and LOG must be said:
     # gray levels that were made to be looked at are nearer to the logarithm.
@@ -247,5 +178,10 @@ def _add_projection(dataset: Dataset, spacing: tuple[float, float] | None, setti
     dataset.PresentationLUTShape = "IDENTITY"
 
 
-def _millimetres(spacing: Sequence[float]) -> list[str]:
+def millimetres(spacing: Sequence[float]) -> list[str]:
+    """Write lengths as decimal strings.
+
+    Args:
+        spacing: mm, not below 0.
+    """
     return [f"{value:.10g}" for value in spacing]  # of 16 characters at most, as DS takes them

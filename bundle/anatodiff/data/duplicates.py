@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from anatodiff.data.listing import Item
+from anatodiff.data.items import Item
 from anatodiff.data.rejected import Rejected
 
 COPY = "the same image"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 MAX_REASON = 300  # characters
+Kind = TypeVar("Kind", bound="ImageError")
 
 
 def printable(text: str) -> str:
@@ -24,7 +26,7 @@ class DatasetError(ValueError):
 
 
 class Refusal(ValueError):
-    """Why one image is refused, raised below `read_radiograph`, which adds the file's name.
+    """Why one image is refused, raised below `read_radiograph`, which adds the file's name, as `read_ct` does.
 
     Args:
         reason: what is wrong, a clause without a full stop.
@@ -37,8 +39,8 @@ class Refusal(ValueError):
         self.cure = cure
 
 
-class RadiographError(ValueError):
-    """An image file that cannot be read as a radiograph.
+class ImageError(ValueError):
+    """An image file that cannot be read or written.
 
     Attributes:
         reason: the reason alone, without the file's name and the cure (for counting).
@@ -50,7 +52,7 @@ class RadiographError(ValueError):
     cure: str = ""
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], refusal: Refusal) -> RadiographError:
+    def of(cls: type[Kind], path: str | os.PathLike[str], refusal: Refusal) -> Kind:
         """Build the error of one file.
 
         Args:
@@ -63,3 +65,11 @@ class RadiographError(ValueError):
         error = cls(f"{printable(str(path))}: {refusal.reason}; {refusal.cure}")
         error.reason, error.cure = refusal.reason, refusal.cure
         return error
+
+
+class RadiographError(ImageError):
+    """An image file that cannot be read as a radiograph, or not be written."""
+
+
+class CTError(ImageError):
+    """A file or folder that cannot be read as CT or as a mask of one, or not be written."""

@@ -13,7 +13,8 @@ from typing import Any
 from anatodiff.data.decoding import close_decoders
 from anatodiff.data.duplicates import find_copies
 from anatodiff.data.errors import DatasetError, RadiographError, printable
-from anatodiff.data.listing import LABELS_FILE, Item, find_radiographs
+from anatodiff.data.items import Item
+from anatodiff.data.listing import LABELS_FILE, find_radiographs
 from anatodiff.data.radiograph import read_with_marks
 from anatodiff.data.rejected import Rejected, count_reasons
 from anatodiff.data.split import limit_patients, split_patients
@@ -51,6 +52,7 @@ def make_datalist(
     check: bool = True,
     max_train_images: int | None = None,
     allow_burned_in: bool = False,
+    labels_path: str | os.PathLike[str] | None = None,
 ) -> Datalist:
     """Find the usable images of a folder and hold out whole patients for testing.
 
@@ -66,6 +68,7 @@ def make_datalist(
             are not used and named.
         max_train_images: train on at most this many, chosen in the same way, and leave the held-out part as it is.
         allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
+        labels_path: a table of labels that lies elsewhere; None: the folder's own, if there is one.
 
     Returns:
         The two parts, the classes and the rejected files.
@@ -81,7 +84,7 @@ def make_datalist(
             raise DatasetError(f"{name} is {most}; give at least 2")
     marks: dict[Path, list[str]] = {}
     examine = partial(_examined, marks, allow_burned_in) if check else _missing
-    chosen, rejected = _usable(find_radiographs(root), seed, max_images, examine)
+    chosen, rejected = _usable(find_radiographs(root, labels_path), seed, max_images, examine)
     copies = find_copies(chosen, marks)
     copied = {row.file for row in copies}
     unique = [item for item in chosen if str(item.file) not in copied]
@@ -128,8 +131,6 @@ def summarise(datalist: Datalist) -> str:
             f"NO PATIENT ID: {datalist.unidentified} images have none and count as a patient each; if patients have "
             f"several images, name them in {LABELS_FILE} (column patient_id), else they end up in both parts"
         )
-    if 1 < len(datalist.classes) == len({entry["patient"] for entry in entries}):
-        lines.append("EACH CLASS IS ONE PATIENT: are the sub-folders patients? Their names would be in every file made")
     if datalist.rejected:
         lines.append(f"rejected: {len(datalist.rejected)}")
         lines += [f"  {count:>6}  {reason}" for count, reason in count_reasons(datalist.rejected)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+
+from anatodiff import __version__
 
 NAME = "AnatoDiff"
 # Control characters, halves of surrogate pairs, unassigned ones, and separators that break a line.
@@ -84,8 +85,5 @@ def cut(text: str, limit: int | None) -> str:
 
 
 def tool_version() -> str:
-    """Return this package's version, "unreleased" where it is not installed."""
-    try:
-        return version("anatodiff")
-    except PackageNotFoundError:
-        return "unreleased"
+    """Return this package's version."""
+    return __version__

@@ -41,6 +41,7 @@ def make_sources(
     seed: int = 0,
     max_images: int | None = None,
     allow_burned_in: bool = False,
+    labels_path: str | os.PathLike[str] | None = None,
 ) -> Sources:
     """Find the images of a base's folders; both may have a column `domain` in labels.csv.
 
@@ -51,6 +52,7 @@ def make_sources(
         seed: of the split.
         max_images: at most this many images of the large folder.
         allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
+        labels_path: a table of labels of the large folder that lies elsewhere; None: its own, if there is one.
 
     Returns:
         the rows and the classes.
@@ -58,7 +60,9 @@ def make_sources(
     Raises:
         DatasetError: a folder cannot be used, with the reason and the cure in one line.
     """
-    large = make_datalist(dataset_dir, test_fraction, seed, max_images, allow_burned_in=allow_burned_in)
+    large = make_datalist(
+        dataset_dir, test_fraction, seed, max_images, allow_burned_in=allow_burned_in, labels_path=labels_path
+    )
     small = None if extra_dir is None else make_datalist(extra_dir, 0, allow_burned_in=allow_burned_in)
     lists = {"dataset_dir": large} | ({} if small is None else {"extra_dir": small})
     named = [_named(rows, datalist.classes) for datalist in lists.values() for rows in (datalist.train, datalist.test)]

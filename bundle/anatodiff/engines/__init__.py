@@ -12,6 +12,7 @@ from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
 from anatodiff.engines.manifest import sampling_provenance
+from anatodiff.engines.places import optional_folder
 from anatodiff.engines.prepare import (
     Preparation,
     Prototypes,
@@ -26,6 +27,7 @@ from anatodiff.engines.release import copy_refusal
 from anatodiff.engines.runs import end_run, start_run
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
+from anatodiff.engines.tracking import RunTracker, Tracked
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
 from anatodiff.engines.workflow import start_workflow
 
@@ -48,6 +50,7 @@ __all__ = [
     "ReconstructionBatch",
     "ReconstructionGrid",
     "ReconstructionInferer",
+    "RunTracker",
     "SampleRequests",
     "SampleWriter",
     "SamplingInferer",
@@ -55,6 +58,7 @@ __all__ = [
     "StepBatches",
     "StepGuard",
     "TensorBoardLog",
+    "Tracked",
     "TrainedEMA",
     "UpdateEMA",
     "ValidationLog",
@@ -69,6 +73,7 @@ __all__ = [
     "extra_latents",
     "is_lower",
     "latents_of",
+    "optional_folder",
     "perceptual_loss",
     "sample",
     "sampling_batch",

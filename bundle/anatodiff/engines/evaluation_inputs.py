@@ -12,7 +12,8 @@ import torch
 from anatodiff.autoencoders import ImageDataset
 from anatodiff.autoencoders.latent_cache import cached
 from anatodiff.data import Datalist, DatasetError, make_datalist
-from anatodiff.data.listing import IMAGE_ENDINGS
+from anatodiff.data.items import IMAGE_ENDINGS
+from anatodiff.engines.places import local_folder
 from anatodiff.engines.prepare import dataset_folder
 from anatodiff.engines.sampling import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
@@ -111,7 +112,7 @@ def read_samples(generated_dir: str | Path, image_size: int, cache_dir: str | Pa
     Files of one name with different endings are one image, and the best is read: DICOM before PNG before the others.
 
     Args:
-        generated_dir: folder of the images; sub-folders and the contact sheet are passed over.
+        generated_dir: folder of the images, or a DICOMweb address; sub-folders and the contact sheet are passed over.
         image_size: side of the square images, in pixels.
         cache_dir: folder of the caches.
 
@@ -121,7 +122,7 @@ def read_samples(generated_dir: str | Path, image_size: int, cache_dir: str | Pa
     Raises:
         DatasetError: the folder is missing or has no images.
     """
-    folder = Path(generated_dir)
+    folder = local_folder(generated_dir, cache_dir)
     if not folder.is_dir():
         raise DatasetError(
             f"{folder}: no such folder; give run_dir a finished run or generated_dir a folder of samples"
@@ -170,6 +171,7 @@ def read_real(
     max_train_images: int | None,
     phantom_images: int,
     allow_burned_in: bool = False,
+    labels_path: str | Path | None = None,
 ) -> RealImages:
     """Read the real images: from two folders, or from one that is split by patient as the training splits it.
 
@@ -185,6 +187,7 @@ def read_real(
         max_train_images: most images of its training part.
         phantom_images: number of phantoms.
         allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
+        labels_path: table of labels of `dataset_dir`; None: the folder's own.
 
     Returns:
         both.
@@ -193,14 +196,10 @@ def read_real(
         OptionError: one folder without the other, or all three.
         DatasetError: a folder cannot be used.
     """
-    folders = {"reference_dir": reference_dir, "train_dir": train_dir}
-    missing = [name for name, folder in folders.items() if folder is None]
-    if len(missing) == 1:
-        raise OptionError(f"{missing[0]} is missing: give both reference_dir and train_dir, or dataset_dir alone")
-    if not missing and dataset_dir is not None:
-        raise OptionError("dataset_dir is not read beside reference_dir and train_dir; leave it, or these two, out")
-    if missing:
-        folder = dataset_folder(None if dataset_dir is None else str(dataset_dir), cache_dir, "disease", phantom_images)
+    given = {"train_dir": train_dir, "reference_dir": reference_dir}
+    if _is_split(given, dataset_dir, labels_path):
+        given_dir = None if dataset_dir is None else str(dataset_dir)
+        folder = dataset_folder(given_dir, cache_dir, "disease", phantom_images, labels_path)
         datalist = make_datalist(
             folder,
             test_fraction,
@@ -208,13 +207,13 @@ def read_real(
             max_images,
             max_train_images=max_train_images,
             allow_burned_in=allow_burned_in,
+            labels_path=labels_path,
         )
         lists = {"dataset_dir": datalist}
         items, classes = [datalist.train, datalist.test], [datalist.classes, datalist.classes]
     else:
-        given = {"train_dir": train_dir, "reference_dir": reference_dir}
         lists = {
-            option: make_datalist(folder, test_fraction=0, allow_burned_in=allow_burned_in)
+            option: make_datalist(local_folder(folder, cache_dir), test_fraction=0, allow_burned_in=allow_burned_in)
             for option, folder in given.items()
             if folder
         }
@@ -222,3 +221,19 @@ def read_real(
         classes = [datalist.classes for datalist in lists.values()]
     train, reference = (ImageDataset(part, image_size, cache_dir) for part in items)
     return RealImages(train, reference, classes[0], classes[1], lists)
+
+
+def _is_split(
+    folders: dict[str, str | Path | None], dataset_dir: str | Path | None, labels_path: str | Path | None
+) -> bool:
+    """Tell whether one folder is split, or there are two; refuse what is neither."""
+    missing = [name for name, folder in folders.items() if folder is None]
+    if len(missing) == 1:
+        raise OptionError(f"{missing[0]} is missing: give both reference_dir and train_dir, or dataset_dir alone")
+    if not missing and dataset_dir is not None:
+        raise OptionError("dataset_dir is not read beside reference_dir and train_dir; leave it, or these two, out")
+    if not missing and labels_path is not None:
+        raise OptionError(
+            "labels_path is of dataset_dir, and not read beside reference_dir and train_dir; leave it out"
+        )
+    return bool(missing)

@@ -23,7 +23,7 @@ from anatodiff.engines.prepare import Prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import FeatureNetwork, kernel_distance
-from anatodiff.networks import Base, DiT, FineTuning, merged, save_adapter, trained_names
+from anatodiff.networks import Base, DiT, FineTuning, save_adapter, save_model, trained_names
 from anatodiff.parallel import is_main
 
 logger = logging.getLogger(__name__)
@@ -118,9 +118,7 @@ class FineTuneResult:
             return
         network = cast(DiT, self.ema.ema_model)
         weights_hash = self.write_adapter(self.output_dir / ADAPTER_NAME)
-        # What MONAI's own tools look for. Through a file object: given a path, torch writes its random name inside.
-        with replaced_when_whole(self.output_dir / MODEL_NAME) as temporary, open(temporary, "wb") as file:
-            torch.save({name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}, file)
+        save_model(self.output_dir / MODEL_NAME, network)
         after = self._write_samples(network, weights_hash)  # (N, 1, H, W)
         before = None
         if "before" in self.measured:

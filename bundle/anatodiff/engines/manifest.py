@@ -26,8 +26,8 @@ from anatodiff.data.origin import NAME, tool_version
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.workflow import running_options
 from anatodiff.files import replaced_when_whole, sha256_of
+from anatodiff.layout import bundle_root
 from anatodiff.networks import Adapter
-from anatodiff.weights import MODELS_DIR
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -183,7 +183,7 @@ def _machine(device: torch.device | str | None) -> dict[str, str]:
 @cache
 def _commit() -> str | None:
     """Return the commit that the code is of, with "-dirty" if it was changed since; None without a repository."""
-    root, git = MODELS_DIR.parent, shutil.which("git")
+    root, git = bundle_root(), shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None
     command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

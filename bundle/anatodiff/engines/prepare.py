@@ -16,6 +16,7 @@ from anatodiff.data import Datalist, Sources, pseudonyms, summarise, write_rejec
 from anatodiff.data.phantom import ABDOMEN_CLASSES, HUMERUS_CLASSES, write_phantoms
 from anatodiff.data.rejected import REJECTED_FILE
 from anatodiff.engines.pictures import save_grid
+from anatodiff.engines.places import local_folder
 from anatodiff.files import replaced_when_whole
 from anatodiff.parallel import is_main, main_first
 from anatodiff.transforms import Binarize, ShapePrototypes
@@ -52,20 +53,27 @@ PHANTOM_SETS = {
 }
 
 
-def dataset_folder(dataset_dir: str | None, cache_dir: str | Path, phantom_set: str, phantom_images: int) -> Path:
+def dataset_folder(
+    dataset_dir: str | None,
+    cache_dir: str | Path,
+    phantom_set: str,
+    phantom_images: int,
+    labels_path: str | Path | None = None,
+) -> Path:
     """Choose the folder of radiographs; without one, make phantoms.
 
     Args:
-        dataset_dir: the user's folder, or None.
-        cache_dir: where the phantoms go.
+        dataset_dir: the user's folder, the address of a DICOMweb server, or None.
+        cache_dir: where the phantoms, and what is fetched, go.
         phantom_set: a name in `PHANTOM_SETS`.
         phantom_images: number of phantoms.
+        labels_path: table of labels, which says what to fetch.
 
     Returns:
         a folder of radiographs.
     """
     if dataset_dir is not None:
-        return Path(dataset_dir)
+        return local_folder(dataset_dir, cache_dir, labels_path)
     phantoms = PHANTOM_SETS[phantom_set]
     folder = Path(cache_dir) / f"phantoms-{phantom_set}-{phantom_images}"
     logger.warning(

@@ -24,7 +24,8 @@ METRICS_NAME = "metrics.json"  # what an evaluation leaves
 PRIVACY_NAME = "privacy.json"
 SECONDS_NAME = "seconds.json"
 EVALUATED = (
-    "dataset_dir", "cache_dir", "image_size", "test_fraction", "max_images", "max_train_images", "allow_burned_in",
+    "dataset_dir", "labels_path", "cache_dir", "image_size", "test_fraction", "max_images", "max_train_images",
+    "allow_burned_in",
 )  # fmt: skip
 
 

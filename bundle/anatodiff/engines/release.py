@@ -11,6 +11,7 @@ import torch
 
 from anatodiff.autoencoders import ImageDataset
 from anatodiff.data import make_datalist
+from anatodiff.engines.places import local_folder
 from anatodiff.engines.privacy import controlled_detector, missed_ways
 from anatodiff.engines.workflow import OptionError
 from anatodiff.files import replaced_when_whole
@@ -172,6 +173,6 @@ def copy_refusal(
     # Images with burned-in annotation, too: a search for copies must see all that the training may have seen.
     training, held_out = (
         ImageDataset(make_datalist(folder, test_fraction=0, allow_burned_in=True).train, image_size, cache_dir)
-        for folder in (refuse_copies_of, held_out_dir)
+        for folder in (local_folder(place, cache_dir) for place in (refuse_copies_of, held_out_dir))
     )
     return CopyRefusal(training, held_out, ShippedFeatures(device=device), seed)

@@ -6,7 +6,9 @@ import logging
 import os
 from pathlib import Path
 
+from anatodiff.data.pacs.address import is_dicomweb
 from anatodiff.engines.stopping import stop_signals
+from anatodiff.engines.workflow import OptionError
 from anatodiff.files import remove_parts
 from anatodiff.locks import FileLock
 from anatodiff.parallel import is_main
@@ -33,9 +35,12 @@ def start_run(output_dir: str | Path, weights_path: str | Path | None = None) ->
         weights_path: a file that it writes elsewhere at its end; None is none.
 
     Raises:
+        OptionError: the folder is an address.
         OSError: one of both cannot be written.
         FolderInUseError: another process writes to the folder.
     """
+    if is_dicomweb(output_dir):
+        raise OptionError("a run writes to a folder, not to an address; scripts/send_studies.py sends what it wrote")
     stop_signals.install()
     if not is_main():
         return

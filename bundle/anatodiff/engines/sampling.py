@@ -60,14 +60,27 @@ class SampleRequests:
         samples_per_class: n.
         classes: class names.
         batch_size: images per batch.
+        only_classes: names of the classes to sample; None: all.
     """
 
-    def __init__(self, samples_per_class: int, classes: Sequence[str], batch_size: int) -> None:
+    def __init__(
+        self,
+        samples_per_class: int,
+        classes: Sequence[str],
+        batch_size: int,
+        only_classes: Sequence[str] | None = None,
+    ) -> None:
         if samples_per_class < 1:
             raise ValueError(f"samples_per_class must be at least 1, got {samples_per_class}")
+        wanted = list(classes) if only_classes is None else list(only_classes)
+        unknown = [name for name in wanted if name not in classes]
+        if unknown or not wanted:
+            found = repr(unknown[0]) if unknown else "no class"
+            raise ValueError(f"only_classes has {found}; the classes are {', '.join(classes)}")
         self.classes, self.batch_size = list(classes), batch_size
-        self.labels = torch.arange(len(classes)).repeat_interleave(samples_per_class)
-        self.numbers = torch.arange(samples_per_class).repeat(len(classes))
+        labels = torch.tensor([i for i, name in enumerate(classes) if name in wanted])
+        self.labels = labels.repeat_interleave(samples_per_class)
+        self.numbers = torch.arange(samples_per_class).repeat(len(labels))
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)

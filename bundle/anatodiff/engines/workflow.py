@@ -18,8 +18,13 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
+# Read by MONAI's own tracking, see tracking.py; nobody's to set.
+TRACKING_KEYS = {"is_not_rank0", "save_execute_config"}
 # Top-level names that MONAI itself or its bundle specification reads.
-MONAI_KEYS = {"imports", "initialize", "run", "training", "finalize", "bundle_root", "_meta_", "device", "dataset_dir"}
+MONAI_KEYS = {
+    *("imports", "initialize", "run", "training", "finalize", "bundle_root", "_meta_", "device", "dataset_dir"),
+    *TRACKING_KEYS,
+}
 # Sections whose parts MONAI's tools look for by name, and those names.
 MONAI_SECTIONS = {"train", "validate"}
 MONAI_PARTS = {
@@ -35,7 +40,7 @@ MONAI_PARTS = {
 # Read only by the defaults of other paths: giving those on the command line must not make it unknown.
 PLACES = {"run_dir"}
 # Options that are files or folders, beside those whose names end in _dir or _path.
-PLACE_OPTIONS = {"bundle_root", "refuse_copies_of", "feature_network", "lpips_network", "lpips_weights"}
+PLACE_OPTIONS = {"bundle_root", "refuse_copies_of", "feature_network", "lpips_network", "lpips_weights", "tracking_uri"}
 READERS_OF_PLACES = {"adapter_path", "generated_dir"}  # options whose defaults do
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
 
@@ -166,7 +171,7 @@ def is_option(key: str, value: Any) -> bool:
     Returns:
         whether a user is meant to set it.
     """
-    if key in {"run", "training", "initialize", "imports", "finalize", "handlers"} | MONAI_SECTIONS:
+    if key in {"run", "training", "initialize", "imports", "finalize", "handlers"} | MONAI_SECTIONS | TRACKING_KEYS:
         return False
     is_reference = isinstance(value, str) and value.startswith("$") and not key.endswith(("_dir", "_path"))
     return not isinstance(value, dict) and not is_reference

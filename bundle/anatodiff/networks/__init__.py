@@ -20,7 +20,7 @@ from anatodiff.networks.finetuning import (
     trained_parameters,
     trained_parts,
 )
-from anatodiff.networks.merge import merge_adapter, merged, split_adapter
+from anatodiff.networks.merge import merge_adapter, merged, save_model, split_adapter
 from anatodiff.networks.prototypes import ShapePrototypeModule
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "merged",
     "save_adapter",
     "save_base",
+    "save_model",
     "set_finetuning",
     "split_adapter",
     "start_dit",

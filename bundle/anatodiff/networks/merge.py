@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from anatodiff.files import replaced_when_whole
 from anatodiff.networks.adapter import adapter_network
 from anatodiff.networks.base import load_base
 from anatodiff.networks.dit import DiT
@@ -45,6 +46,19 @@ def merged(network: DiT) -> DiT:
             layer.gamma = None
         block.gamma1 = block.gamma2 = None
     return new
+
+
+def save_model(path: str | Path, network: DiT) -> None:
+    """Write the plain state dict of a fine-tuned network, base and adapter in one: what MONAI's own tools look for.
+
+    Args:
+        path: file to write, such as model.pt.
+        network: fine-tuned network; it is merged first.
+    """
+    state = {name: tensor.cpu() for name, tensor in merged(network).state_dict().items()}
+    # Through a file object: given a path, torch writes its random name inside.
+    with replaced_when_whole(path) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
 
 
 def merge_adapter(adapter_path: str | Path, path: str | Path, base_path: str | Path | None = None) -> str:
