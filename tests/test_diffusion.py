@@ -189,7 +189,7 @@ def test_ddpm_uses_the_learned_variance_but_not_a_flows() -> None:
 
 def test_guidance_moves_away_from_the_unconditional_output() -> None:
     class Network(torch.nn.Module):
-        def forward(self, x, timesteps, class_labels):  # type: ignore[no-untyped-def]
+        def forward(self, x, timesteps, context, class_labels):  # type: ignore[no-untyped-def]
             level = class_labels.float().reshape(-1, 1, 1, 1).expand_as(x)
             return torch.cat([level, 10 * level], dim=1)
 

@@ -44,17 +44,19 @@ def guided(
     null_label: int,
     guidance: Guidance,
     latent_channels: int,
+    context: torch.Tensor | None = None,
 ) -> Denoiser:
-    """Wrap a network so that it is told its labels and pushed away from the unconditional output.
+    """Wrap a network so that it is told its labels and conditions and pushed away from the unconditional output.
 
     out = out_null + scale (out_label - out_null) on the guided channels; the variance output is the labelled one's.
 
     Args:
-        network: called as network(x, timesteps, class_labels=...).
+        network: called as network(x, timesteps, context=..., class_labels=...).
         labels: (B,) class of each image.
         null_label: the label that stands for none.
         guidance: scale, channels and interval.
         latent_channels: C; the network's output may hold C more channels of variance.
+        context: (B, ...) conditions, zero where nothing is told; None: none.
 
     Returns:
         a function of (x_t, times, level).
@@ -68,9 +70,11 @@ def guided(
 
     def denoise(x: torch.Tensor, times: torch.Tensor, level: float) -> torch.Tensor:
         if guidance.scale == 1 or not low <= level <= high:
-            return network(x, times, class_labels=labels)  # (B, C or 2C, h, w)
+            return network(x, times, context=context, class_labels=labels)  # (B, C or 2C, h, w)
         both = torch.cat([labels, torch.full_like(labels, null_label)])  # (2B,)
-        out = network(torch.cat([x, x]), torch.cat([times, times]), class_labels=both)  # (2B, C or 2C, h, w)
+        told_of = None if context is None else torch.cat([context, torch.zeros_like(context)])  # (2B, ...)
+        twice = torch.cat([x, x]), torch.cat([times, times])
+        out = network(*twice, context=told_of, class_labels=both)  # (2B, C or 2C, h, w)
         told, untold = out.chunk(2)  # 2 x (B, C or 2C, h, w)
         push = pushed[: out.shape[1]].to(out.dtype).reshape(1, -1, 1, 1)  # (1, C or 2C, 1, 1)
         return told + push * (told - untold)  # (B, C or 2C, h, w)

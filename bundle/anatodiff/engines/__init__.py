@@ -4,6 +4,7 @@ from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
+from anatodiff.engines.ct import CTSampling, ct_base, ct_folder, ct_slices, ct_window
 from anatodiff.engines.devices import choose_device, choose_precision, start_processes, stop_processes
 from anatodiff.engines.finish import FineTuneResult
 from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
@@ -27,12 +28,14 @@ from anatodiff.engines.release import copy_refusal
 from anatodiff.engines.runs import end_run, start_run
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
 from anatodiff.engines.schedules import LearningRate
+from anatodiff.engines.told import RequestBatches, Told, condition_settings, context_codec
 from anatodiff.engines.tracking import RunTracker, Tracked
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
 from anatodiff.engines.workflow import start_workflow
 
 __all__ = [
     "AutoencoderResult",
+    "CTSampling",
     "Checkpoints",
     "CriticTraining",
     "DiffusionBatch",
@@ -47,6 +50,7 @@ __all__ = [
     "PretrainResult",
     "ProgressGrid",
     "Prototypes",
+    "RequestBatches",
     "ReconstructionBatch",
     "ReconstructionGrid",
     "ReconstructionInferer",
@@ -58,6 +62,7 @@ __all__ = [
     "StepBatches",
     "StepGuard",
     "TensorBoardLog",
+    "Told",
     "Tracked",
     "TrainedEMA",
     "UpdateEMA",
@@ -66,7 +71,13 @@ __all__ = [
     "build_critic",
     "choose_device",
     "choose_precision",
+    "condition_settings",
+    "context_codec",
     "copy_refusal",
+    "ct_base",
+    "ct_folder",
+    "ct_slices",
+    "ct_window",
     "dataset_folder",
     "end_run",
     "extra_images",

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from anatodiff.diffusion import NoiseSchedule, batch_indices, normal_each, uniform_each
+from anatodiff.engines.told import Told
 from anatodiff.losses import DiffusionTarget
 from anatodiff.parallel import world
 
@@ -115,6 +116,8 @@ class DiffusionBatch:
         name: keeps the draws of training and validation apart.
         parents: for each class the class that stands for its domain, see `anatodiff.data.Sources`; None has none.
         domain_share: share of the images with a label that are told their domain only, in place of their class.
+        told: what the network is told beside the class; None: nothing.
+        drops_conditions: leave conditions of some images out, as `told` says.
     """
 
     def __init__(
@@ -127,6 +130,8 @@ class DiffusionBatch:
         name: str = "train",
         parents: Sequence[int] | None = None,
         domain_share: float = 0.0,
+        told: Told | None = None,
+        drops_conditions: bool = True,
     ) -> None:
         for share_name, share in (("label_dropout", label_dropout), ("domain_share", domain_share)):
             if not 0 <= share <= 1:
@@ -134,6 +139,7 @@ class DiffusionBatch:
         self.parents, self.domain_share = None if parents is None else torch.tensor(parents), domain_share
         self.schedule, self.scale_factor, self.null_label = schedule, scale_factor, null_label
         self.label_dropout, self.seed, self.name = label_dropout, seed, name
+        self.told, self.drops_conditions = told, drops_conditions
 
     def __call__(
         self,
@@ -144,7 +150,7 @@ class DiffusionBatch:
         """Draw latents, times, noise, channels and dropped labels.
 
         Args:
-            batchdata: position (B,), mean and logvar (B, C, h, w), label (B,).
+            batchdata: position (B,), mean and logvar (B, C, h, w), label (B,), and context (B, ...) where there is one.
             device: where the batch goes.
             non_blocking: as for `Tensor.to`.
 
@@ -163,16 +169,21 @@ class DiffusionBatch:
         x0, noise, index, channels, labels = (
             tensor.to(device, non_blocking=non_blocking) for tensor in (x0, noise, index, channels, labels)
         )
-        return (
-            x0,
-            DiffusionTarget(x0, noise, index, channels),
-            (),
-            {
-                "noise": noise,
-                "index": index,
-                "class_labels": labels,
-            },
-        )
+        said = {"noise": noise, "index": index, "class_labels": labels}
+        if self.told is not None:
+            context = self._context(batchdata["context"], at, self.told)  # (B, ...)
+            said["context"] = context.to(device, non_blocking=non_blocking)  # (B, ...)
+        return x0, DiffusionTarget(x0, noise, index, channels), (), said
+
+    def _context(self, context: torch.Tensor, at: torch.Tensor, told: Told) -> torch.Tensor:
+        """Leave some conditions of some images out of a context (B, ...)."""
+        if not (self.drops_conditions and told.dropout):
+            return context
+        context = context.clone()
+        for name, place in told.layout.slices().items():
+            left_out = uniform_each(self.seed, at, f"{self.name} condition {name}") < told.dropout  # (B,)
+            context[left_out, place] = 0
+        return context
 
     def _labels(self, labels: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """Replace some labels (B,) by the null label, and some by that of their domain."""

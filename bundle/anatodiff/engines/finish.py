@@ -12,15 +12,18 @@ import torch
 from ignite.handlers import EMAHandler
 from monai.engines import SupervisedEvaluator
 
-from anatodiff.autoencoders import LatentDataset
+from anatodiff.autoencoders import CTLatents, LatentDataset
 from anatodiff.diffusion import normal
 from anatodiff.engines.attention import draw_attention, prototype_attention
+from anatodiff.engines.ct import CTSampling
+from anatodiff.engines.ct_writer import CTSampleWriter
 from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.inferers import SamplingInferer
 from anatodiff.engines.manifest import MANIFEST_NAME, Provenance, image_set, write_manifest
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.prepare import Prototypes
 from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sampling_batch
+from anatodiff.engines.told import RequestBatches
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import FeatureNetwork, kernel_distance
 from anatodiff.networks import Base, DiT, FineTuning, save_adapter, save_model, trained_names
@@ -60,6 +63,7 @@ class FineTuneResult:
         start_class: class of the base that the fine-tune started from, for "before".
         measured: "before" samples and measures the base, too, "after" the result; evaluate.json measures more.
         guard: counted the steps that changed nothing; None where none was.
+        sampling: requests and writer of CT; None samples the classes.
     """
 
     def __init__(
@@ -69,8 +73,8 @@ class FineTuneResult:
         ema: EMAHandler,
         base: Base,
         inferer: SamplingInferer,
-        train: LatentDataset,
-        test: LatentDataset,
+        train: LatentDataset | CTLatents,
+        test: LatentDataset | CTLatents,
         features: FeatureNetwork,
         classes: list[str],
         samples_per_class: int,
@@ -82,8 +86,9 @@ class FineTuneResult:
         start_class: str | None = None,
         measured: Sequence[str] = MEASURED,
         guard: StepGuard | None = None,
+        sampling: CTSampling | None = None,
     ) -> None:
-        self.guard = guard
+        self.guard, self.sampling = guard, sampling
         self.measured = tuple(measured)
         self.start_label = base.label_of(start_class)
         self.tuning, self.prototypes = tuning, prototypes
@@ -161,6 +166,8 @@ class FineTuneResult:
         facts |= {"classes": self.classes, "training_images": len(self.train)}
         if self.guard is not None:
             facts |= {"skipped_steps": self.guard.skipped}
+        if self.sampling is not None:
+            facts |= {"ct": self.sampling.facts}
         weights_hash = save_adapter(path, network, trained_names(self.network), self.base, self.tuning, facts)
         logger.info("wrote %s (%.2f MB)", path, path.stat().st_size / 1e6)
         return weights_hash
@@ -178,13 +185,21 @@ class FineTuneResult:
         draw_attention(path, self.test.images[shown].float(), prototypes.images, attention.cpu())
 
     def _write_samples(self, network: DiT, weights_hash: str) -> torch.Tensor:
-        requests = SampleRequests(self.samples_per_class, self.classes, self.batch_size)
         weights = {**self._weights(), "adapter": weights_hash}
         provenance = Provenance(weights, self.licences, self.inferer.settings)
-        writer = SampleWriter(self.output_dir / SAMPLES_NAME, self.classes, provenance, overwrite=True)
+        folder = self.output_dir / SAMPLES_NAME
+        batches: SampleRequests | RequestBatches
+        writer: SampleWriter | CTSampleWriter
+        if self.sampling is None:
+            batches = SampleRequests(self.samples_per_class, self.classes, self.batch_size)
+            writer = SampleWriter(folder, self.classes, provenance, overwrite=True)
+        else:
+            requests = self.sampling.requests(self.samples_per_class)
+            batches = self.sampling.batches(requests, self.batch_size)
+            writer = self.sampling.writer(folder, requests, provenance)
         SupervisedEvaluator(
             device=self.device,
-            val_data_loader=requests,
+            val_data_loader=batches,
             network=network.to(self.device),
             prepare_batch=sampling_batch,
             inferer=self.inferer,

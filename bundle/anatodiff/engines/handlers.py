@@ -18,6 +18,7 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from anatodiff.engines.pictures import save_grid
+from anatodiff.engines.told import Told
 from anatodiff.files import named_if_full, replaced_when_whole
 from anatodiff.parallel import is_main, mean_over_processes
 
@@ -125,6 +126,7 @@ class ProgressGrid:
         inferer: sampler.
         num_classes: images go round the classes.
         images: number of images; 0 draws none.
+        told: what the network is told beside the class; None: nothing.
     """
 
     def __init__(
@@ -134,10 +136,12 @@ class ProgressGrid:
         inferer: Inferer,
         num_classes: int,
         images: int,
+        told: Told | None = None,
     ) -> None:
         self.directory, self.network, self.inferer = Path(directory), network, inferer
         self.numbers = torch.arange(images)
         self.labels = self.numbers % num_classes
+        self.context = None if told is None else told.preview(images)
 
     def attach(self, engine: Workflow) -> None:
         """Hook into a trainer."""
@@ -147,7 +151,8 @@ class ProgressGrid:
     def _sample(self, engine: Workflow) -> None:
         device = engine.state.device
         self.network.to(device).eval()
-        images = self.inferer(self.numbers, self.network, class_labels=self.labels.to(device))  # (B, 1, H, W)
+        context = None if self.context is None else self.context.to(device)  # (B, ...)
+        images = self.inferer(self.numbers, self.network, self.labels.to(device), context)  # (B, 1, H, W)
         save_grid(self.directory / f"step_{engine.state.iteration:06d}.png", [list(images.cpu())])
 
 

@@ -38,6 +38,7 @@ class NoisePredictionInferer(Inferer):
         noise: torch.Tensor,
         index: torch.Tensor,
         class_labels: torch.Tensor,
+        context: torch.Tensor | None = None,
     ) -> Prediction:
         """Predict.
 
@@ -47,13 +48,15 @@ class NoisePredictionInferer(Inferer):
             noise: (B, C, h, w) standard normal.
             index: (B,) steps of the schedule.
             class_labels: (B,) labels, dropped ones already null.
+            context: what else the network is told; dropped conditions already zero.
 
         Returns:
             network output and the noised latents.
         """
         noised = self.schedule.add_noise(inputs, noise, index)  # (B, C, h, w)
         with autocast(noised.device, self.precision):
-            output = network(noised, self.schedule.timesteps[index], class_labels=class_labels)  # (B, C or 2C, h, w)
+            times = self.schedule.timesteps[index]  # (B,)
+            output = network(noised, times, context=context, class_labels=class_labels)  # (B, C or 2C, h, w)
         return Prediction(output, noised)
 
 
@@ -116,6 +119,7 @@ class SamplingInferer(Inferer):
         inputs: torch.Tensor,
         network: DiT,
         class_labels: torch.Tensor,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Sample images.
 
@@ -123,6 +127,7 @@ class SamplingInferer(Inferer):
             inputs: (B,) numbers of the images within their classes.
             network: DiT.
             class_labels: (B,) labels; the null label samples without a class.
+            context: (B, ...) what else the network is told; None: nothing.
 
         Returns:
             (B, 1, H, W) in [0, 1].
@@ -135,7 +140,7 @@ class SamplingInferer(Inferer):
             draws = [normal((channels, side, side), self.seed, number, f"{what} of {label}") for number, label in names]
             return torch.stack(draws).to(device)  # (B, C, h, w)
 
-        told = guided(network, class_labels, network.null_label, self.guidance, channels)
+        told = guided(network, class_labels, network.null_label, self.guidance, channels, context)
 
         def denoise(x: torch.Tensor, times: torch.Tensor, level: float) -> torch.Tensor:
             with autocast(device, self.precision):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from anatodiff.autoencoders import ImageDataset, LatentCodec, LatentDataset, encode_all
+from anatodiff.autoencoders import CTLatents, ImageDataset, LatentCodec, LatentDataset, encode_all
 from anatodiff.data import Datalist, Sources, pseudonyms, summarise, write_rejected
 from anatodiff.data.phantom import ABDOMEN_CLASSES, HUMERUS_CLASSES, write_phantoms
 from anatodiff.data.rejected import REJECTED_FILE
@@ -28,6 +28,7 @@ BASE_DEVICES = 0.3  # share of patients with tubes, lines, implants or casts
 DISEASE = "tension_pneumothorax"  # the base has never seen it
 MIN_HELD_BACK = 3  # the kernel distance's jackknife leaves two
 PICTURE_COLUMNS = 8
+FILES = ("image", "mask", "low_dose")  # of an entry of a datalist
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Prototypes:
 
 
 def shape_prototypes(
-    dataset: LatentDataset,
+    dataset: LatentDataset | CTLatents,
     autoencoder: LatentCodec,
     scale_factor: float = 1.0,
     n_prototypes: int = 25,
@@ -175,6 +176,11 @@ def _warn_of_single_images(prototypes: torch.Tensor, images: torch.Tensor, thres
         )
 
 
+def _places(row: dict[str, Any], root: str) -> dict[str, str]:
+    """Name the files of an entry below a folder."""
+    return {name: os.path.relpath(row[name], root) for name in FILES if row.get(name) is not None}
+
+
 class SourcesReading:
     """Say what was read of a base's folders.
 
@@ -217,8 +223,8 @@ class Preparation:
         self,
         output_dir: str | Path,
         datalist: Datalist,
-        train: LatentDataset,
-        test: LatentDataset,
+        train: LatentDataset | CTLatents,
+        test: LatentDataset | CTLatents,
         autoencoder: LatentCodec,
         prototypes: Prototypes | None,
     ) -> None:
@@ -241,8 +247,7 @@ class Preparation:
         root = os.path.commonpath([os.path.dirname(row["image"]) for row in self.datalist.train + self.datalist.test])
 
         def relative(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            written = [(os.path.relpath(row["image"], root), names.of(row["patient"])) for row in rows]
-            return [{**row, "image": i, "patient": p} for row, (i, p) in zip(rows, written, strict=True)]
+            return [{**row, **_places(row, root), "patient": names.of(row["patient"])} for row in rows]
 
         listing = {
             "salt": names.salt_id,

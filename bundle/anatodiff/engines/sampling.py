@@ -100,7 +100,7 @@ def sampling_batch(
     """Take a request apart for MONAI's evaluator.
 
     Args:
-        batchdata: number and label, each (B,).
+        batchdata: number and label, each (B,), and context (B, ...) where there is one.
         device: where to sample.
         non_blocking: as for `Tensor.to`.
 
@@ -108,7 +108,10 @@ def sampling_batch(
         numbers, labels, no further arguments, keywords of `SamplingInferer`.
     """
     labels = batchdata["label"].to(device, non_blocking=non_blocking)
-    return batchdata["number"], labels, (), {"class_labels": labels}
+    said = {"class_labels": labels}
+    if "context" in batchdata:
+        said["context"] = batchdata["context"].to(device, non_blocking=non_blocking)
+    return batchdata["number"], labels, (), said
 
 
 class SampleWriter:

@@ -24,6 +24,7 @@ TRACKING_KEYS = {"is_not_rank0", "save_execute_config"}
 MONAI_KEYS = {
     *("imports", "initialize", "run", "training", "finalize", "bundle_root", "_meta_", "device", "dataset_dir"),
     *TRACKING_KEYS,
+    "elsewhere",
 }
 # Sections whose parts MONAI's tools look for by name, and those names.
 MONAI_SECTIONS = {"train", "validate"}
@@ -152,6 +153,8 @@ def check_options(config: dict[str, Any]) -> None:
                 reached.add(name)
                 waiting.append(name)
     unread = [key for key in config if key not in reached | read]
+    _check_elsewhere([key for key in unread if key in config.get("elsewhere", ())])
+    unread = [key for key in unread if key not in config.get("elsewhere", ())]
     for section in MONAI_SECTIONS & config.keys():
         unread += [f"{section}::{part}" for part in config[section] if f"{section}::{part}" not in parts]
     if unread:
@@ -159,6 +162,14 @@ def check_options(config: dict[str, Any]) -> None:
         near = difflib.get_close_matches(unread[0], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
         raise OptionError(f"option {unread[0]!r} is not known, nothing reads it; {hint}")
+
+
+def _check_elsewhere(keys: list[str]) -> None:
+    """Refuse what an overlay's `elsewhere` excuses, options of other workflows, where the user gives it himself."""
+    given = {argument.removeprefix("--").split("=")[0] for argument in sys.argv[1:] if argument.startswith("--")}
+    for key in keys:
+        if key in given:
+            raise OptionError(f"option {key!r} is not read by this workflow with this overlay; leave it out")
 
 
 def is_option(key: str, value: Any) -> bool:
@@ -171,7 +182,7 @@ def is_option(key: str, value: Any) -> bool:
     Returns:
         whether a user is meant to set it.
     """
-    if key in {"run", "training", "initialize", "imports", "finalize", "handlers"} | MONAI_SECTIONS | TRACKING_KEYS:
+    if key in {"run", "training", "initialize", "imports", "finalize", "handlers", "elsewhere"} | MONAI_SECTIONS | TRACKING_KEYS:
         return False
     is_reference = isinstance(value, str) and value.startswith("$") and not key.endswith(("_dir", "_path"))
     return not isinstance(value, dict) and not is_reference

@@ -6,9 +6,7 @@ from anatodiff.networks.base import (
     Base,
     build_dit,
     load_base,
-    load_start,
     save_base,
-    start_dit,
     with_classes,
 )
 from anatodiff.networks.dit import DiT
@@ -22,11 +20,14 @@ from anatodiff.networks.finetuning import (
 )
 from anatodiff.networks.merge import merge_adapter, merged, save_model, split_adapter
 from anatodiff.networks.prototypes import ShapePrototypeModule
+from anatodiff.networks.start import load_start, start_dit, untrained_base
+from anatodiff.networks.told import ConditionSettings, set_conditions
 
 __all__ = [
     "DIT_SIZES",
     "Adapter",
     "Base",
+    "ConditionSettings",
     "DiT",
     "FineTuning",
     "ShapePrototypeModule",
@@ -41,11 +42,13 @@ __all__ = [
     "save_adapter",
     "save_base",
     "save_model",
+    "set_conditions",
     "set_finetuning",
     "split_adapter",
     "start_dit",
     "trained_names",
     "trained_parameters",
     "trained_parts",
+    "untrained_base",
     "with_classes",
 ]

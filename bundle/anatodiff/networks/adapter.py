@@ -10,10 +10,11 @@ import torch
 
 from anatodiff.autoencoders import LatentCodec
 from anatodiff.diffusion import DiffusionSettings
-from anatodiff.networks.base import Base, load_base, with_classes
+from anatodiff.networks.base import Base, load_base, load_whole, with_classes
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.finetuning import FineTuning, prepare, set_finetuning, trained_names
 from anatodiff.networks.prototypes import ShapePrototypeModule
+from anatodiff.networks.told import ConditionSettings, condition_header, conditions_from, set_conditions
 from anatodiff.weights import Weights, WeightsError, read_weights, save_weights
 
 KINDS = ("adapter", "merged")
@@ -30,6 +31,7 @@ def build_anatodiff(
     spm_learnable: bool = False,
     seed: int = 0,
     start_class: str | None = None,
+    conditions: ConditionSettings | None = None,
 ) -> DiT:
     """Build AnatoDiff on a base; before the first step its output equals the base's for `start_class`.
 
@@ -44,11 +46,13 @@ def build_anatodiff(
         spm_learnable: train the prototypes' latents too.
         seed: seed of the module's initial weights.
         start_class: class of the base that all new ones start from; None is the base's unconditional output.
+        conditions: what the network is told of each image; None: nothing.
 
     Returns:
         the network, with only the mode's parameters trainable; frozen ones share the base's memory.
     """
     network = with_classes(base.network, num_classes, base.label_of(start_class))
+    set_conditions(network, conditions, seed)
     if prototypes is not None:
         width = network.settings["hidden_size"] if spm_width is None else spm_width
         blocks = max(1, len(network.blocks) // 4) if spm_blocks is None else spm_blocks
@@ -107,6 +111,9 @@ def save_adapter(
         "finetuning": asdict(finetuning),
         "num_classes": network.num_classes,
         "shapes": shape_settings(network),
+        **condition_header(network),
+        # All of it was trained: it needs no base, and may be one.
+        **({"network": network.settings} if finetuning.mode == "full" else {}),
         "base_sha256": base.sha256,
         "autoencoder_sha256": base.autoencoder_sha256,
         "scale_factor": base.scale_factor,
@@ -175,6 +182,8 @@ def load_adapter(
     diffusion = DiffusionSettings(**settings["diffusion"])
     if settings["kind"] == "merged":
         network = _merged_network(weights)
+    elif "network" in settings and base_path is None:
+        network = network_alone(path, weights)
     else:
         network = adapter_network(path, weights, load_base(base_path, autoencoder))
     return Adapter(
@@ -206,6 +215,7 @@ def adapter_network(path: str | Path, weights: Weights, base: Base) -> DiT:
         raise WeightsError(f"{path}: this adapter was trained on another base; give its own with --base_path")
     network = with_classes(base.network, settings["num_classes"])
     _shapes_from(network, weights)
+    conditions_from(network, settings)
     prepare(network, FineTuning(**settings["finetuning"]))
     missing = set(trained_names(network)) ^ set(weights.tensors)
     if missing:
@@ -213,6 +223,23 @@ def adapter_network(path: str | Path, weights: Weights, base: Base) -> DiT:
             f"{path}: parameters do not fit ({sorted(missing)[0]}, ...); the file is damaged, make it anew"
         )
     network.load_state_dict(weights.tensors, strict=False)
+    return network
+
+
+def network_alone(path: str | Path, weights: Weights) -> DiT:
+    """Build a network that was trained as a whole from its own file.
+
+    Args:
+        path: the file, for messages.
+        weights: what it holds.
+
+    Raises:
+        WeightsError: its parameters do not fit.
+    """
+    network = DiT(**weights.settings["network"])
+    _shapes_from(network, weights)
+    conditions_from(network, weights.settings)
+    load_whole(network, {**weights.tensors, "pos_embed": network.pos_embed}, Path(path))
     return network
 
 
@@ -234,6 +261,7 @@ def _shapes_from(network: DiT, weights: Weights) -> None:
 def _merged_network(weights: Weights) -> DiT:
     network = DiT(**weights.settings["network"])
     _shapes_from(network, weights)
+    conditions_from(network, weights.settings)
     plain = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("adapter.")}
     network.load_state_dict(plain, assign=True)
     return network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from anatodiff.autoencoders import LatentCodec
 from anatodiff.diffusion import DiffusionSettings
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.published import LICENCE, SD_SCALE_FACTOR, WIDTHS, published_settings
+from anatodiff.networks.told import condition_header, conditions_from
 from anatodiff.weights import Weights, WeightsError, read_weights, save_weights, shipped
 
 SHIPPED_NAME = "dit.safetensors"
@@ -66,57 +67,6 @@ class Base:
         return shown if len(self.classes) <= MOST_LISTED else f"{shown} and {len(self.classes) - MOST_LISTED} more"
 
 
-def start_dit(
-    size: str,
-    classes: Sequence[str],
-    input_size: int,
-    in_channels: int = 4,
-    seed: int = 0,
-    start: Base | None = None,
-) -> DiT:
-    """Build the DiT that a base's training starts from: an untrained one, or another base's.
-
-    A base that is trained further may get other classes, another schedule or another prediction: what it has learned
-    of anatomy stays in its blocks, and the last layer follows in some hundred steps.
-
-    Args:
-        size: a name in `DIT_SIZES`, the start's own where there is one.
-        classes: names of the classes; one that the start has keeps its row, another begins as the null row.
-        input_size: side of the latent.
-        in_channels: channels of the latent.
-        seed: seed of the initial weights.
-        start: the base to go on from; None draws new weights.
-
-    Returns:
-        the network, in training mode, all of it trained.
-
-    Raises:
-        WeightsError: the start has another shape.
-    """
-    network = build_dit(size, len(classes), input_size, in_channels, seed)
-    if start is None:
-        return network
-    same = {**start.network.settings, "num_classes": len(classes)}
-    differing = [name for name, value in network.settings.items() if value != same[name]]
-    if differing:
-        name = differing[0]
-        raise WeightsError(
-            f"start_path: that base has {name} {same[name]}, {size} at this image_size {network.settings[name]}; set "
-            "size and image_size as it has them, or give another base"
-        )
-    network = with_classes(start.network, len(classes))
-    rows = start.network.y_embedder.embedding_table.weight
-    for label, name in enumerate(classes):
-        if name in start.classes:
-            network.y_embedder.embedding_table.weight.data[label] = rows[start.classes.index(name)]
-    return network.requires_grad_(True).train()
-
-
-def load_start(path: str | Path | None, autoencoder: LatentCodec) -> Base | None:
-    """Read the base that a base's training goes on from; None where it starts anew."""
-    return None if path is None else load_base(path, autoencoder)
-
-
 def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4, seed: int = 0) -> DiT:
     """Build an untrained DiT of the registry.
 
@@ -164,6 +114,7 @@ def save_base(path: str | Path, base: Base, notes: dict[str, Any], half: bool = 
     settings = {
         "kind": "dit",
         "network": base.network.settings,
+        **condition_header(base.network),
         "scale_factor": base.scale_factor,
         "classes": base.classes,
         "autoencoder_sha256": base.autoencoder_sha256,
@@ -204,7 +155,11 @@ def load_base(
 
 def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, prediction: str | None) -> Base:
     settings = weights.settings
-    if settings["kind"] not in ("dit", "merged"):
+    if settings["kind"] == "adapter" and "network" not in settings:
+        raise WeightsError(
+            f"{path}: an adapter is no base; give one that was trained with finetuning 'full', or a base"
+        )
+    if settings["kind"] not in ("dit", "merged", "adapter"):
         raise WeightsError(f"{path}: expected weights of kind 'dit', found {settings['kind']}; give the right file")
     if settings.get("shapes"):
         raise WeightsError(f"{path}: merged weights with shape prototypes cannot be fine-tuned again; give their base")
@@ -215,17 +170,23 @@ def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, pre
     if prediction is not None and prediction != diffusion.prediction:
         raise WeightsError(f"{path}: this base predicts {diffusion.prediction!r}, not {prediction!r}; leave it out")
     network = DiT(**settings["network"])
+    conditions_from(network, settings)
     ours = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("adapter.")}
-    _load(network, {**ours, "pos_embed": network.pos_embed}, path)
+    load_whole(network, {**ours, "pos_embed": network.pos_embed}, path)
     return Base(
         network=network.eval().requires_grad_(False),
         scale_factor=settings["scale_factor"],
         classes=settings["classes"],
         sha256=weights.sha256,
         autoencoder_sha256=settings["autoencoder_sha256"],
-        licence=settings["licence"],
+        licence=settings["licence"] if "licence" in settings else licence_of_stage(settings),
         diffusion=diffusion,
     )
+
+
+def licence_of_stage(settings: Mapping[str, Any]) -> str:
+    """Say under what licences a fully fine-tuned network stands: of its data, and of what it went on from."""
+    return f"{settings.get('data_licence', 'not stated')}; went on from a base of: {settings['base_licence']}"
 
 
 def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, prediction: str) -> Base:
@@ -241,7 +202,7 @@ def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | Non
     diffusion = DiffusionSettings(schedule="flow" if prediction == "flow" else "linear", prediction=prediction)
     with torch.device("meta"):
         network = DiT(**settings)
-    _load(network, weights.tensors, path)
+    load_whole(network, weights.tensors, path)
     scale = None if autoencoder is None else autoencoder.scaling_factor
     return Base(
         network=network.eval().requires_grad_(False),
@@ -254,7 +215,17 @@ def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | Non
     )
 
 
-def _load(network: DiT, tensors: Mapping[str, Any], path: Path) -> None:
+def load_whole(network: DiT, tensors: Mapping[str, Any], path: Path) -> None:
+    """Load a network's tensors, all of them and no others.
+
+    Args:
+        network: to load into; it takes the tensors themselves.
+        tensors: by its own names.
+        path: where they come from, for the message.
+
+    Raises:
+        WeightsError: names or shapes differ.
+    """
     try:
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from anatodiff.networks.conditions import Conditions
 from anatodiff.networks.layers import (
     DiTBlock,
     FinalLayer,
@@ -80,6 +81,7 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
         self.shapes: ShapePrototypeModule | None = None
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.conditions: Conditions | None = None
         self._initialise()
 
     @property
@@ -132,6 +134,16 @@ class DiT(nn.Module):
         for block in self.blocks[len(self.blocks) - blocks :]:
             cast(DiTBlock, block).add_shape_layers(shapes.width, asks=shapes.query == "block")
 
+    def add_conditions(self, settings: dict[str, Any]) -> None:
+        """Make the network take conditions; any that it has are replaced.
+
+        Args:
+            settings: of `Conditions`, without what the network says itself.
+        """
+        width, patch = self.settings["hidden_size"], self.patch_size
+        conditions = Conditions(hidden_size=width, patch_size=patch, grid=self.input_size // patch, **settings)
+        self.conditions = conditions.to(self.final_layer.linear.weight.device)
+
     @contextlib.contextmanager
     def fixed_prototypes(self) -> Iterator[None]:
         """Compute the prototypes' keys and values once for all calls inside: they do not depend on t."""
@@ -154,7 +166,8 @@ class DiT(nn.Module):
         Args:
             x: (B, C, h, w) noised, scaled latents.
             timesteps: (B,) times, 0 to 999, or 0 to 1 for a flow; None is 0 for all.
-            context: (B, T, D) tokens that are added to the patches (e.g. an embedded anatomy mask), or None.
+            context: what the conditions are, see `anatodiff.autoencoders.ContextLayout`, where the network has
+                conditions; else (B, T, D) tokens that are added to the patches. None tells nothing.
             class_labels: (B,) classes; None is the null label for all.
 
         Returns:
@@ -165,9 +178,12 @@ class DiT(nn.Module):
         if class_labels is None:
             class_labels = torch.full((len(x),), self.null_label, dtype=torch.long, device=x.device)  # (B,)
         x = self.embed(x)  # (B, T, D)
-        if context is not None:
-            x = x + context  # (B, T, D)
         c = self.t_embedder(timesteps) + self.y_embedder(class_labels)  # (B, D)
+        if self.conditions is None:
+            if context is not None:
+                x = x + context  # (B, T, D)
+        elif context is not None:
+            x, c = self.conditions(x, c, context)  # (B, T, D), (B, D) or (B, T, D)
         memory = self._memory
         z_c: torch.Tensor | None = None  # annotated for TorchScript
         if self.shapes is not None:

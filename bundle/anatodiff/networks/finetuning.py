@@ -30,7 +30,7 @@ class FineTuning:
         mode: "full": every parameter. "bitfit": the biases. "difffit": the biases and scales gamma that start at 1.
             "lora": low-rank additions to linear layers. "selora": the same, growing from rank 1 where the Fisher
             information asks for it. All but "full" leave every other weight as it is; the label table, which is new,
-            and the Shape Prototype Module, where there is one, always train.
+            and the Shape Prototype Module and the conditions, where there are any, always train.
         gamma: scales of "difffit": "block": one vector on the attention and one on the feed-forward output of each
             block (AnatoDiff eq. 9-10); "linear": one on each linear layer of the blocks (DiffFit's own).
         lora_rank: rank of "lora", largest rank of "selora".
@@ -137,7 +137,7 @@ def block_layers(block: nn.Module, names: Sequence[str]) -> list[TunedLinear]:
 
 
 def _is_new(name: str) -> bool:
-    return name.startswith(("shapes.", "y_embedder.")) or ".shape_" in name
+    return name.startswith(("shapes.", "y_embedder.", "conditions.")) or ".shape_" in name
 
 
 def _is_tuned(name: str, mode: str) -> bool:
@@ -164,6 +164,8 @@ def trained_parts(model: DiT) -> dict[str, int]:
             part = "shape prototype module"
         elif name.startswith("y_embedder."):
             part = "label table"
+        elif name.startswith("conditions."):
+            part = "conditions"
         elif ".gamma" in name:
             part = "gamma"
         elif ".low_rank." in name:

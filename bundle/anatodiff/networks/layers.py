@@ -53,6 +53,11 @@ def position_embedding(grid: int, channels: int) -> torch.Tensor:
     return torch.cat([columns, rows], dim=1)[None]  # (1, T, D)
 
 
+def per_patch(modulation: torch.Tensor) -> torch.Tensor:
+    """Give what is for a whole image, (B, N), the form of what is for each patch, (B, 1, N)."""
+    return modulation[:, None] if modulation.dim() == 2 else modulation  # (B, 1 or T, N)
+
+
 class TunedLinear(nn.Linear):
     """A linear layer with the two places where a fine-tune enters: y = gamma (W x + b + scale B A x).
 
@@ -156,13 +161,14 @@ class DiTBlock(nn.Module):
 
         Args:
             x: (B, T, D) patches.
-            c: (B, D) embedding of time and class.
+            c: (B, D) embedding of time and class, or (B, T, D) one for each patch.
             z_c: (B, T, d) prototype representation; read by the last N blocks only.
 
         Returns:
             (B, T, D).
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(6, dim=2)  # (B, 1, D)
+        modulation = per_patch(self.adaLN_modulation(c))  # (B, 1 or T, 6 * D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=2)  # 6 x (B, 1 or T, D)
         out = gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)  # (B, T, D)
         x = x + (out if self.gamma1 is None else self.gamma1 * out)  # (B, T, D)
         if self.shape_attention is not None and z_c is not None:
@@ -184,8 +190,8 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """Project; x (B, T, D), c (B, D) -> (B, T, outputs)."""
-        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=2)  # 2 x (B, 1, D)
+        """Project; x (B, T, D), c (B, D) or (B, T, D) -> (B, T, outputs)."""
+        shift, scale = per_patch(self.adaLN_modulation(c)).chunk(2, dim=2)  # 2 x (B, 1 or T, D)
         return self.linear(self.norm_final(x) * (1 + scale) + shift)  # (B, T, outputs)
 
 

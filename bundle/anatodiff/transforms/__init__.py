@@ -7,6 +7,7 @@ from anatodiff.transforms.geometry import ResizeShortSide, ResizeShortSided
 from anatodiff.transforms.parallel_beam import iradon, radon
 from anatodiff.transforms.prototypes import ShapePrototypes
 from anatodiff.transforms.radiograph import radiograph_transforms
+from anatodiff.transforms.square import to_square
 
 __all__ = [
     "Binarize",
@@ -23,4 +24,5 @@ __all__ = [
     "iradon",
     "radiograph_transforms",
     "radon",
+    "to_square",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .case import CTCase, read_ct_item
 from .listing import CTItem, find_ct
+from .organs import organ_labels
 from .read import read_ct, read_ct_mask
+from .scans import make_ct_datalist
 from .volume import CTVolume
 from .windows import HU_WINDOWS, HUWindow
 from .write import write_ct, write_ct_mask
@@ -16,6 +18,8 @@ __all__ = [
     "CTVolume",
     "HUWindow",
     "find_ct",
+    "make_ct_datalist",
+    "organ_labels",
     "read_ct",
     "read_ct_item",
     "read_ct_mask",
