@@ -134,7 +134,7 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(architecture: str)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
-        values.append(float(value))
+        values.append(float(value.detach()))
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0]
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
