@@ -77,7 +77,7 @@ def load_weights(path: str | Path, kind: str) -> Weights:
 
     Args:
         path: file to read.
-        kind: what its settings must call it: "autoencoder", "dit", "adapter" or "merged".
+        kind: what its settings must call it: "autoencoder", "dit", "adapter", "merged" or "unet".
 
     Returns:
         tensors (floating point in float32), settings and the file's hash.

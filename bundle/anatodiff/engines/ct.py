@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from anatodiff.autoencoders import (
     ContextCodec,
     CTDataset,

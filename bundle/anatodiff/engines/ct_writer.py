@@ -1,10 +1,12 @@
 """Placeholder until the writer is merged."""
 
 from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
+
 from ignite.engine import Events
 from monai.utils import CommonKeys
-from pathlib import Path
 
 
 class CTSampleWriter:

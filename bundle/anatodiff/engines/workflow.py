@@ -182,7 +182,12 @@ def is_option(key: str, value: Any) -> bool:
     Returns:
         whether a user is meant to set it.
     """
-    if key in {"run", "training", "initialize", "imports", "finalize", "handlers", "elsewhere"} | MONAI_SECTIONS | TRACKING_KEYS:
+    if (
+        key
+        in {"run", "training", "initialize", "imports", "finalize", "handlers", "elsewhere"}
+        | MONAI_SECTIONS
+        | TRACKING_KEYS
+    ):
         return False
     is_reference = isinstance(value, str) and value.startswith("$") and not key.endswith(("_dir", "_path"))
     return not isinstance(value, dict) and not is_reference

@@ -11,6 +11,7 @@ import torch
 from anatodiff.autoencoders import LatentCodec
 from anatodiff.diffusion import DiffusionSettings
 from anatodiff.networks.base import Base, load_base, load_whole, with_classes
+from anatodiff.networks.conditioned_unet import ConditionedUNet
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.finetuning import FineTuning, prepare, set_finetuning, trained_names
 from anatodiff.networks.prototypes import ShapePrototypeModule
@@ -87,7 +88,7 @@ def _share_frozen(network: DiT, base: DiT) -> None:
 
 def save_adapter(
     path: str | Path,
-    network: DiT,
+    network: DiT | ConditionedUNet,
     names: list[str],
     base: Base,
     finetuning: FineTuning,
@@ -124,11 +125,12 @@ def save_adapter(
     return save_weights(path, {name: state[name] for name in names}, settings)
 
 
-def shape_settings(network: DiT) -> dict[str, Any] | None:
+def shape_settings(network: DiT | ConditionedUNet) -> dict[str, Any] | None:
     """Describe a network's Shape Prototype Module; None where it has none."""
     shapes = network.shapes
     if shapes is None:
         return None
+    assert isinstance(network, DiT)
     blocks = sum(block.shape_attention is not None for block in network.blocks)
     return {"blocks": blocks, "width": shapes.width, "query": shapes.query, "learnable": shapes.learnable}
 
@@ -146,7 +148,7 @@ class Adapter:
         sha256: hash of the file.
     """
 
-    network: DiT
+    network: DiT | ConditionedUNet
     classes: list[str]
     scale_factor: float
     diffusion: DiffusionSettings
@@ -181,7 +183,7 @@ def load_adapter(
         raise WeightsError(f"{path}: this adapter is of another autoencoder; give its own by autoencoder_path")
     diffusion = DiffusionSettings(**settings["diffusion"])
     if settings["kind"] == "merged":
-        network = _merged_network(weights)
+        network: DiT | ConditionedUNet = _merged_network(weights)
     elif "network" in settings and base_path is None:
         network = network_alone(path, weights)
     else:
@@ -226,8 +228,8 @@ def adapter_network(path: str | Path, weights: Weights, base: Base) -> DiT:
     return network
 
 
-def network_alone(path: str | Path, weights: Weights) -> DiT:
-    """Build a network that was trained as a whole from its own file.
+def network_alone(path: str | Path, weights: Weights) -> DiT | ConditionedUNet:
+    """Build a network that was trained as a whole, a DiT or one of the U-Nets beside it, from its own file.
 
     Args:
         path: the file, for messages.
@@ -236,7 +238,12 @@ def network_alone(path: str | Path, weights: Weights) -> DiT:
     Raises:
         WeightsError: its parameters do not fit.
     """
-    network = DiT(**weights.settings["network"])
+    settings = weights.settings["network"]
+    if "architecture" in settings:
+        unet = ConditionedUNet(**settings)
+        load_whole(unet, weights.tensors, Path(path))
+        return unet
+    network = DiT(**settings)
     _shapes_from(network, weights)
     conditions_from(network, weights.settings)
     load_whole(network, {**weights.tensors, "pos_embed": network.pos_embed}, Path(path))

@@ -215,7 +215,7 @@ def _published_base(path: Path, weights: Weights, autoencoder: LatentCodec | Non
     )
 
 
-def load_whole(network: DiT, tensors: Mapping[str, Any], path: Path) -> None:
+def load_whole(network: nn.Module, tensors: Mapping[str, Any], path: Path) -> None:
     """Load a network's tensors, all of them and no others.
 
     Args:

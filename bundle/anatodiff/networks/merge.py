@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 
 from anatodiff.files import replaced_when_whole
 from anatodiff.networks.adapter import adapter_network
 from anatodiff.networks.base import load_base
+from anatodiff.networks.conditioned_unet import ConditionedUNet
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.finetuning import LAYERS, block_layers
 from anatodiff.networks.layers import DiTBlock
 from anatodiff.weights import load_weights, save_weights
 
+Denoising = TypeVar("Denoising", bound=DiT | ConditionedUNet)
+
 
 @torch.no_grad()
-def merged(network: DiT) -> DiT:
+def merged(network: Denoising) -> Denoising:
     """Fold what a fine-tune added into the weights that a plain DiT has.
 
     gamma (W x + b + B A x) becomes W' x + b' with W' = gamma (W + B A) and b' = gamma b; gamma_1 and gamma_2 of
@@ -29,9 +32,12 @@ def merged(network: DiT) -> DiT:
         network: fine-tuned network, left as it is.
 
     Returns:
-        a network with the same outputs to rounding and no gammas or low-rank additions.
+        a network with the same outputs to rounding and no gammas or low-rank additions; of a U-Net, which is trained
+        as a whole, a copy.
     """
     new = copy.deepcopy(network)
+    if isinstance(new, ConditionedUNet):
+        return new
     for module in new.blocks:
         block = cast(DiTBlock, module)
         for layer in block_layers(block, LAYERS):
@@ -48,7 +54,7 @@ def merged(network: DiT) -> DiT:
     return new
 
 
-def save_model(path: str | Path, network: DiT) -> None:
+def save_model(path: str | Path, network: DiT | ConditionedUNet) -> None:
     """Write the plain state dict of a fine-tuned network, base and adapter in one: what MONAI's own tools look for.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from anatodiff.autoencoders import ContextLayout
+from anatodiff.networks.conditioned_unet import ConditionedUNet
 from anatodiff.networks.conditions import FEATURES, Conditions
 from anatodiff.networks.dit import DiT
 
@@ -83,7 +84,7 @@ def _take_over(new: Conditions, old: Conditions) -> int:
     return len(fitting)
 
 
-def condition_header(network: DiT) -> dict[str, Any]:
+def condition_header(network: DiT | ConditionedUNet) -> dict[str, Any]:
     """Describe a network's conditions for its file; nothing where it has none."""
     return {} if network.conditions is None else {HEADER: network.conditions.settings}
 
