@@ -11,7 +11,7 @@ from torch import nn
 from anatodiff.autoencoders import LatentCodec
 from anatodiff.diffusion import SAMPLERS, Guidance, NoiseSchedule, guided, normal
 from anatodiff.losses import Prediction
-from anatodiff.networks import DiT
+from anatodiff.networks import ConditionedUNet, DiT
 
 
 def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autocast:
@@ -117,7 +117,7 @@ class SamplingInferer(Inferer):
     def __call__(  # type: ignore[override]
         self,
         inputs: torch.Tensor,
-        network: DiT,
+        network: DiT | ConditionedUNet,
         class_labels: torch.Tensor,
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -125,7 +125,7 @@ class SamplingInferer(Inferer):
 
         Args:
             inputs: (B,) numbers of the images within their classes.
-            network: DiT.
+            network: DiT, or what is called like one.
             class_labels: (B,) labels; the null label samples without a class.
             context: (B, ...) what else the network is told; None: nothing.
 
