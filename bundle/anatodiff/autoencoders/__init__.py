@@ -3,16 +3,20 @@
 from anatodiff.autoencoders.autoencoder import Autoencoder
 from anatodiff.autoencoders.build import build_autoencoder
 from anatodiff.autoencoders.codec import LatentCodec
+from anatodiff.autoencoders.ct_requests import CTRequests
 from anatodiff.autoencoders.files import save_autoencoder
 from anatodiff.autoencoders.latent_cache import ImageDataset, LatentDataset, encode_all, latent_scale
 from anatodiff.autoencoders.load import load_autoencoder
 from anatodiff.autoencoders.monai_generative import read_monai_generative
+from anatodiff.autoencoders.photographs import EmulatedPhotographs
 from anatodiff.autoencoders.principal import PrincipalAutoencoder
 from anatodiff.autoencoders.stable_diffusion import StableDiffusionAutoencoder
 from anatodiff.autoencoders.tiny import TinyAutoencoder
 
 __all__ = [
     "Autoencoder",
+    "CTRequests",
+    "EmulatedPhotographs",
     "ImageDataset",
     "LatentCodec",
     "LatentDataset",

@@ -51,7 +51,7 @@ class ImageDataset:
         if not self.items:
             raise ValueError("a split has no images; give more patients or another test_fraction between 0 and 1")
         parts = [[sha256_of(item["image"]), int(item["label"])] for item in self.items]
-        self.key = _key(["images", CACHE_VERSION, image_size, parts])
+        self.key = cache_key(["images", CACHE_VERSION, image_size, parts])
         stored = cached(Path(cache_dir) / f"images-{self.key}.safetensors", lambda: self._read(image_size))
         self.images: torch.Tensor = stored["images"]
         self.labels: torch.Tensor = stored["labels"]
@@ -92,7 +92,7 @@ class LatentDataset(ImageDataset):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(items, image_size, cache_dir)
-        self.key = _key(["latents", CACHE_VERSION, self.key, autoencoder.sha256])
+        self.key = cache_key(["latents", CACHE_VERSION, self.key, autoencoder.sha256])
         stored = cached(
             Path(cache_dir) / f"latents-{self.key}.safetensors", lambda: encode_all(self.images, autoencoder, device)
         )
@@ -142,7 +142,8 @@ def latent_scale(dataset: LatentDataset, known: float | None = None) -> float:
     return float(variance.rsqrt())
 
 
-def _key(parts: list[Any]) -> str:
+def cache_key(parts: list[Any]) -> str:
+    """Name a cache by the hash of everything that it depends on, which JSON can hold."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 
