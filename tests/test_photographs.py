@@ -75,7 +75,7 @@ def test_the_map_is_to_the_window_as_the_noise_to_the_image(files: list[Path]) -
     """What 400 HU are to a pixel's noise, the range of an image is to its noise."""
     one = emulated_photographs(files[:1], SIDE, [0.75], seed=3)
     clean = radiograph_transforms(SIDE)({"image": str(files[0])})["image"].as_tensor()
-    noisy, noise = EmulateCTNoise(0.75, seed=3)(clean, sha256_of(files[0]))
+    _, noise = EmulateCTNoise(0.75, seed=3)(clean, sha256_of(files[0]))
     inside = slice(8, -8)
     level = float(one["noise"][0, 0, inside, inside].double().square().mean().sqrt())
     assert level / 400 == pytest.approx(float(noise[0, inside, inside].std()), rel=0.1)

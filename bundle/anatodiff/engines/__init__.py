@@ -4,6 +4,8 @@ from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
+from anatodiff.engines.ct_requests import file_requests
+from anatodiff.engines.ct_writer import CTSampleWriter
 from anatodiff.engines.devices import choose_device, choose_precision, start_processes, stop_processes
 from anatodiff.engines.finish import FineTuneResult
 from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
@@ -33,6 +35,7 @@ from anatodiff.engines.workflow import start_workflow
 
 __all__ = [
     "AutoencoderResult",
+    "CTSampleWriter",
     "Checkpoints",
     "CriticTraining",
     "DiffusionBatch",
@@ -71,6 +74,7 @@ __all__ = [
     "end_run",
     "extra_images",
     "extra_latents",
+    "file_requests",
     "is_lower",
     "latents_of",
     "optional_folder",

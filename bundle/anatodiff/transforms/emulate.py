@@ -117,10 +117,8 @@ class EmulateCTNoise(Transform):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         degrees = torch.arange(self.angles, dtype=torch.float64) * (HALF_TURN / self.angles)
         path = radon(x, degrees)  # (B, 1, detectors, A) pixels of water
-        errors = [
-            torch.stack([self._error(one, name, dose) for dose in doses])
-            for one, name in zip(path[:, 0], names, strict=True)
-        ]
+        pairs = zip(path[:, 0], names, strict=True)
+        errors = [torch.stack([self._error(one, name, dose) for dose in doses]) for one, name in pairs]
         # The reconstruction is linear: that of the error is the noise, without a difference of large numbers.
         size = max(x.shape[-2:])
         both = iradon(torch.cat([path, torch.stack(errors)], dim=1), degrees, output_size=size)  # (B, 1 + D, S, S)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .case import CTCase, read_ct_item
 from .listing import CTItem, find_ct
-from .read import read_ct, read_ct_mask
+from .read import read_ct, read_ct_labels, read_ct_mask, read_ct_noise
 from .volume import CTVolume
 from .windows import HU_WINDOWS, HUWindow
-from .write import write_ct, write_ct_mask
+from .write import check_writing, write_ct, write_ct_mask, write_ct_noise
 
 __all__ = [
     "HU_WINDOWS",
@@ -15,10 +15,14 @@ __all__ = [
     "CTItem",
     "CTVolume",
     "HUWindow",
+    "check_writing",
     "find_ct",
     "read_ct",
     "read_ct_item",
+    "read_ct_labels",
     "read_ct_mask",
+    "read_ct_noise",
     "write_ct",
     "write_ct_mask",
+    "write_ct_noise",
 ]
