@@ -153,8 +153,8 @@ class CTSampleWriter(SampleFolder):
         most = max(float(self.requests.noise[numbers].max()), torch.finfo(torch.float32).tiny)
         names = ", ".join(self.requests.organs) or "none"
         titles = [
-            f"requested noise, white is {most:.3g} HU",
-            cut(plain_text(f"requested organs, the last one is white: {names}"), TITLE_BYTES),
+            f"requested noise to {most:.3g} HU",
+            cut(plain_text(f"requested: {names}"), TITLE_BYTES),
             "synthetic: CT",
         ]
         rows: list[list[torch.Tensor]] = []
