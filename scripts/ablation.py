@@ -22,7 +22,7 @@ import torch
 from anatodiff.data import read_radiograph
 from anatodiff.engines.pictures import save_grid
 from anatodiff.engines.protocol import Table, Trial, options_from, plan, read_protocol, run_trials
-from anatodiff.engines.sampling import SHEET_NAME
+from anatodiff.engines.sample_folder import SHEET_NAME
 from anatodiff.files import replaced_when_whole
 from anatodiff.metrics import paired_difference, student_interval
 

@@ -12,6 +12,7 @@ from anatodiff.autoencoders.files import save_autoencoder
 from anatodiff.autoencoders.latent_cache import ImageDataset, LatentDataset, encode_all, latent_scale
 from anatodiff.autoencoders.load import load_autoencoder
 from anatodiff.autoencoders.monai_generative import read_monai_generative
+from anatodiff.autoencoders.photographs import EmulatedPhotographs
 from anatodiff.autoencoders.principal import PrincipalAutoencoder
 from anatodiff.autoencoders.stable_diffusion import StableDiffusionAutoencoder
 from anatodiff.autoencoders.tiny import TinyAutoencoder
@@ -26,6 +27,7 @@ __all__ = [
     "CTRequests",
     "ContextCodec",
     "ContextLayout",
+    "EmulatedPhotographs",
     "ImageDataset",
     "LatentCodec",
     "LatentDataset",

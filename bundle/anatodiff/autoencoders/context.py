@@ -57,7 +57,7 @@ class ContextCodec(ABC):
         if noise_scale <= 0:
             raise ValueError(f"noise_scale must be above 0 HU, got {noise_scale}")
         self.names, self.noise_scale, self.organs = tuple(names), noise_scale, organs
-        self.key: list[str | float] = [*self.names, noise_scale, organs]
+        self.key: list[str | float] = [*self.names, float(noise_scale), organs]
 
     def encode(
         self, noise: torch.Tensor, mask: torch.Tensor, has_noise: torch.Tensor, has_mask: torch.Tensor

@@ -138,7 +138,7 @@ class CTDataset:
 
 
 def _square(slices: np.ndarray, size: int) -> torch.Tensor:
-    return to_square(torch.as_tensor(np.ascontiguousarray(slices))[:, None], size, fill=AIR)  # (m, 1, S, S)
+    return to_square(torch.as_tensor(np.ascontiguousarray(slices))[:, None], size, value=AIR)  # (m, 1, S, S)
 
 
 def _chosen(slices: int, mask: np.ndarray | None, most: int) -> np.ndarray:

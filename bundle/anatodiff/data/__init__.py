@@ -11,9 +11,12 @@ from anatodiff.data.ct import (
     find_ct,
     read_ct,
     read_ct_item,
+    read_ct_labels,
     read_ct_mask,
+    read_ct_noise,
     write_ct,
     write_ct_mask,
+    write_ct_noise,
 )
 from anatodiff.data.dicom_synthetic import DicomSettings
 from anatodiff.data.errors import CTError, DatasetError, RadiographError
@@ -55,11 +58,14 @@ __all__ = [
     "pseudonyms",
     "read_ct",
     "read_ct_item",
+    "read_ct_labels",
     "read_ct_mask",
+    "read_ct_noise",
     "read_radiograph",
     "summarise",
     "write_ct",
     "write_ct_mask",
+    "write_ct_noise",
     "write_radiograph",
     "write_rejected",
 ]

@@ -53,6 +53,7 @@ def make_datalist(
     max_train_images: int | None = None,
     allow_burned_in: bool = False,
     labels_path: str | os.PathLike[str] | None = None,
+    allow_colour: bool = False,
 ) -> Datalist:
     """Find the usable images of a folder and hold out whole patients for testing.
 
@@ -69,6 +70,7 @@ def make_datalist(
         max_train_images: train on at most this many, chosen in the same way, and leave the held-out part as it is.
         allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
         labels_path: a table of labels that lies elsewhere; None: the folder's own, if there is one.
+        allow_colour: use PNG and JPEG files in colour, such as photographs.
 
     Returns:
         The two parts, the classes and the rejected files.
@@ -83,7 +85,7 @@ def make_datalist(
         if most is not None and most < 2:
             raise DatasetError(f"{name} is {most}; give at least 2")
     marks: dict[Path, list[str]] = {}
-    examine = partial(_examined, marks, allow_burned_in) if check else _missing
+    examine = partial(_examined, marks, allow_burned_in, allow_colour) if check else _missing
     chosen, rejected = _usable(find_radiographs(root, labels_path), seed, max_images, examine)
     copies = find_copies(chosen, marks)
     copied = {row.file for row in copies}
@@ -187,12 +189,12 @@ def _unusable_row(item: Item) -> Rejected | None:
     return None
 
 
-def _examined(marks: dict[Path, list[str]], allow_burned_in: bool, item: Item) -> Rejected | None:
+def _examined(marks: dict[Path, list[str]], allow_burned_in: bool, allow_colour: bool, item: Item) -> Rejected | None:
     """Read the file once, and note by what its image is known again."""
     if (unnamed := _unusable_row(item)) is not None:
         return unnamed
     try:
-        marks[item.file] = read_with_marks(item.file, allow_burned_in)[1]
+        marks[item.file] = read_with_marks(item.file, allow_burned_in, allow_colour)[1]
     except RadiographError as error:
         return Rejected(str(item.file), error.reason, error.cure)
     return None

@@ -63,7 +63,9 @@ class Radiograph:
     meta: dict[str, Any]
 
 
-def read_radiograph(path: str | os.PathLike[str], allow_burned_in: bool = False) -> Radiograph:
+def read_radiograph(
+    path: str | os.PathLike[str], allow_burned_in: bool = False, allow_colour: bool = False
+) -> Radiograph:
     """Read one projection radiograph; the format is told by the content, not by the file's ending.
 
     DICOM (with or without preamble): see `anatodiff.data.dicom_pixels.displayed_pixels` for the order of the steps.
@@ -75,6 +77,7 @@ def read_radiograph(path: str | os.PathLike[str], allow_burned_in: bool = False)
     Args:
         path: the file.
         allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
+        allow_colour: read PNG and JPEG files in colour, such as photographs, as their luma.
 
     Returns:
         The radiograph.
@@ -83,15 +86,18 @@ def read_radiograph(path: str | os.PathLike[str], allow_burned_in: bool = False)
         RadiographError: if the file is missing, broken, beyond a limit, or not a gray single-frame projection
             radiograph of at least 32 x 32 pixels; one line with the file, the reason and the cure.
     """
-    return _read(Path(path), allow_burned_in)[0]
+    return _read(Path(path), allow_burned_in, allow_colour)[0]
 
 
-def read_with_marks(path: str | os.PathLike[str], allow_burned_in: bool = False) -> tuple[Radiograph, list[str]]:
+def read_with_marks(
+    path: str | os.PathLike[str], allow_burned_in: bool = False, allow_colour: bool = False
+) -> tuple[Radiograph, list[str]]:
     """Read as `read_radiograph`, and tell by what the same image is known again.
 
     Args:
         path: the file.
         allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
+        allow_colour: read PNG and JPEG files in colour, such as photographs, as their luma.
 
     Returns:
         The radiograph; and hashes of its pixels and, in DICOM, of its SOP Instance UID, to compare with those of
@@ -100,7 +106,7 @@ def read_with_marks(path: str | os.PathLike[str], allow_burned_in: bool = False)
     Raises:
         RadiographError: see `read_radiograph`.
     """
-    radiograph, instance = _read(Path(path), allow_burned_in)
+    radiograph, instance = _read(Path(path), allow_burned_in, allow_colour)
     pixels = hashlib.blake2b(repr(radiograph.pixels.shape).encode(), digest_size=MARK_BYTES)
     pixels.update(radiograph.pixels.data)
     marks = [f"pixels {pixels.hexdigest()}"]
@@ -109,7 +115,7 @@ def read_with_marks(path: str | os.PathLike[str], allow_burned_in: bool = False)
     return radiograph, marks
 
 
-def _read(file: Path, allow_burned_in: bool) -> tuple[Radiograph, str]:
+def _read(file: Path, allow_burned_in: bool, allow_colour: bool) -> tuple[Radiograph, str]:
     instance = ""
     try:
         data = file_bytes(file)
@@ -118,8 +124,10 @@ def _read(file: Path, allow_burned_in: bool) -> tuple[Radiograph, str]:
         name = _format(data[:HEAD_BYTES])
         if name == "DICOM":
             pixels, spacing, meta, instance = _read_dicom(data, allow_burned_in)
+        elif name == "NIfTI":
+            pixels, spacing, meta = read_nifti(data)
         else:
-            pixels, spacing, meta = (read_nifti if name == "NIfTI" else read_raster)(data)
+            pixels, spacing, meta = read_raster(data, allow_colour)
         pixels = np.ascontiguousarray(pixels, dtype=np.float32)
         if pixels.min() == pixels.max():
             raise Refusal("every pixel has the same value", "leave the file out")

@@ -31,7 +31,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 SPACING_KEY = "spacing_mm"  # text entry of the PNG files that this package writes
 
 
-def read_raster(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
+def read_raster(
+    data: bytes, allow_colour: bool = False
+) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
     """Read a PNG or JPEG file as a gray image on the full range of its bits (no stretching to the pixels' range).
 
     Colour files are accepted if they are gray in colour's clothing: the mean difference between a pixel's largest and
@@ -41,6 +43,7 @@ def read_raster(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, di
 
     Args:
         data: the file.
+        allow_colour: take any colour image as its luma, such as a photograph.
 
     Returns:
         The pixels, float (H, W) in [0, 1]; spacing (row, column) in mm or None; allow-listed facts.
@@ -59,7 +62,7 @@ def read_raster(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, di
             spacing = _spacing(opened)
             turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
             image = opened.copy() if opened.mode in ("P", "PA") else opened
-            pixels, bits = _gray(image)
+            pixels, bits = _gray(image, allow_colour)
     except Refusal:
         raise
     except Image.DecompressionBombError as error:
@@ -72,7 +75,7 @@ def read_raster(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, di
     return _turned(pixels, turn), spacing, facts
 
 
-def _gray(image: Image.Image) -> tuple[np.ndarray, int]:
+def _gray(image: Image.Image, allow_colour: bool) -> tuple[np.ndarray, int]:
     sixteen = image.mode in SIXTEEN_BIT_MODES
     if not sixteen and image.mode not in (*GRAY_MODES, *COLOUR_MODES):
         raise Refusal(f"colour image ({image.mode})", "convert it to gray")
@@ -91,7 +94,7 @@ def _gray(image: Image.Image) -> tuple[np.ndarray, int]:
         pixels[row : row + strip.height] = values / (SIXTEEN_BITS if sixteen else float(OPAQUE))
         row += strip.height
     chroma /= image.height * image.width
-    if chroma > MAX_MEAN_CHROMA:
+    if chroma > MAX_MEAN_CHROMA and not allow_colour:
         raise Refusal(f"colour image (channels differ by {chroma:.1f} of 255 on average)", "convert it to gray")
     return pixels, 16 if sixteen else 8
 

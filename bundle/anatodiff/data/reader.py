@@ -27,10 +27,11 @@ class RadiographReader(ImageReader):
 
     Args:
         allow_burned_in: read DICOM images that say that annotation is burned into their pixels.
+        allow_colour: read PNG and JPEG files in colour, such as photographs, as their luma.
     """
 
-    def __init__(self, allow_burned_in: bool = False) -> None:
-        self.allow_burned_in = allow_burned_in
+    def __init__(self, allow_burned_in: bool = False, allow_colour: bool = False) -> None:
+        self.allow_burned_in, self.allow_colour = allow_burned_in, allow_colour
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Say that any name may be a radiograph: the content decides, and DICOM files often have no ending.
@@ -75,7 +76,7 @@ class RadiographReader(ImageReader):
             RadiographError: see `read_radiograph`.
             ValueError: if the files differ in size.
         """
-        radiographs = [read_radiograph(path, self.allow_burned_in) for path in img]
+        radiographs = [read_radiograph(path, self.allow_burned_in, self.allow_colour) for path in img]
         shapes = {radiograph.pixels.shape for radiograph in radiographs}
         if len(shapes) != 1:
             raise ValueError(f"{img[0]}: files of sizes {sorted(shapes)} cannot be one image; load them apart")

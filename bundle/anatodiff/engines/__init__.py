@@ -5,6 +5,9 @@ from anatodiff.engines.batches import DiffusionBatch, FixedBatches, Reconstructi
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
 from anatodiff.engines.ct import CTSampling, ct_base, ct_folder, ct_slices, ct_window
+from anatodiff.engines.ct_inference import adapter_codec, ct_requests, ct_writer_of
+from anatodiff.engines.ct_requests import file_requests
+from anatodiff.engines.ct_writer import CTSampleWriter
 from anatodiff.engines.devices import choose_device, choose_precision, start_processes, stop_processes
 from anatodiff.engines.finish import FineTuneResult
 from anatodiff.engines.finish_weights import AutoencoderResult, PretrainResult
@@ -35,6 +38,7 @@ from anatodiff.engines.workflow import start_workflow
 
 __all__ = [
     "AutoencoderResult",
+    "CTSampleWriter",
     "CTSampling",
     "Checkpoints",
     "CriticTraining",
@@ -68,6 +72,7 @@ __all__ = [
     "UpdateEMA",
     "ValidationLog",
     "ValidationLoss",
+    "adapter_codec",
     "build_critic",
     "choose_device",
     "choose_precision",
@@ -76,12 +81,15 @@ __all__ = [
     "copy_refusal",
     "ct_base",
     "ct_folder",
+    "ct_requests",
     "ct_slices",
     "ct_window",
+    "ct_writer_of",
     "dataset_folder",
     "end_run",
     "extra_images",
     "extra_latents",
+    "file_requests",
     "is_lower",
     "latents_of",
     "optional_folder",

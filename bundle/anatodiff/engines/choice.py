@@ -16,7 +16,7 @@ from anatodiff.engines.evaluation import LISTING_NAME
 from anatodiff.engines.finish import ADAPTER_NAME
 from anatodiff.engines.handlers import LOG_NAME
 from anatodiff.engines.protocol import METRICS_NAME, PRIVACY_NAME, run_workflow
-from anatodiff.engines.sampling import SHEET_NAME
+from anatodiff.engines.sample_folder import SHEET_NAME
 from anatodiff.files import replaced_when_whole, sha256_of
 
 logger = logging.getLogger(__name__)

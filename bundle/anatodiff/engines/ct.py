@@ -20,7 +20,7 @@ from anatodiff.autoencoders import (
 from anatodiff.data.ct import HU_WINDOWS, HUWindow, make_ct_datalist
 from anatodiff.data.ct.organs import Organs
 from anatodiff.data.phantom.ct import write_ct_phantoms
-from anatodiff.engines.ct_writer import CTSampleWriter
+from anatodiff.engines.ct_writer import SPACING, CTSampleWriter
 from anatodiff.engines.manifest import Provenance
 from anatodiff.engines.told import RequestBatches, held_back_requests
 from anatodiff.engines.workflow import OptionError
@@ -178,15 +178,22 @@ class CTSampling:
     def facts(self) -> dict[str, Any]:
         """What the network's file says, so that sampling later needs no options."""
         slices = self.train.slices
-        known = slices.spacing[~slices.spacing.isnan()]
         return {
             "conditions": list(self.codec.names),
             "noise_scale": self.codec.noise_scale,
             "organs": slices.organs,
             "window": [slices.window.low, slices.window.high],
             "ways": list(self.ways),
-            "pixel_spacing": float(known.median()) if len(known) else None,
+            "codec": self.codec.key,
+            "pixel_spacing": self.pixel_spacing,
         }
+
+    @property
+    def pixel_spacing(self) -> float | None:
+        """Median side of a pixel of the training slices in mm; None where not known."""
+        spacing = self.train.slices.spacing
+        known = spacing[~spacing.isnan()]
+        return float(known.median()) if len(known) else None
 
     def requests(self, samples: int) -> CTRequests:
         """Choose what to ask for.
@@ -202,4 +209,7 @@ class CTSampling:
 
     def writer(self, directory: Path, requests: CTRequests, provenance: Provenance) -> CTSampleWriter:
         """Build what writes the samples, over those of an earlier run."""
-        return CTSampleWriter(directory, requests, self.train.slices.window, provenance, overwrite=True)
+        pixel = self.pixel_spacing
+        spacing = None if pixel is None else (SPACING[0], pixel, pixel)
+        window = self.train.slices.window
+        return CTSampleWriter(directory, requests, window, provenance, overwrite=True, spacing=spacing)

@@ -15,7 +15,7 @@ from anatodiff.data import Datalist, DatasetError, make_datalist
 from anatodiff.data.items import IMAGE_ENDINGS
 from anatodiff.engines.places import local_folder
 from anatodiff.engines.prepare import dataset_folder
-from anatodiff.engines.sampling import SHEET_NAME
+from anatodiff.engines.sample_folder import SHEET_NAME
 from anatodiff.engines.workflow import OptionError
 from anatodiff.metrics import LPIPS, FeatureInput, FeatureNetwork, ShippedFeatures, TorchScriptFeatures
 

@@ -206,7 +206,7 @@ class FineTuneResult:
             val_handlers=[writer],
             decollate=False,
         ).run()
-        return torch.stack([image for images in writer.images for image in images])
+        return writer.drawn()  # (N, 1, H, W)
 
     def _measure(self, before: torch.Tensor | None, after: torch.Tensor) -> None:
         first = {} if before is None else {"before": before}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anatodiff.engines.sampling import SHEET_NAME
+from anatodiff.engines.sample_folder import SHEET_NAME
 from anatodiff.files import replaced_when_whole
 
 logger = logging.getLogger(__name__)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from monai.inferers import Inferer
 from monai.utils import CommonKeys
@@ -19,14 +17,10 @@ from tqdm import tqdm
 from anatodiff.data import DicomSettings, write_radiograph
 from anatodiff.data.origin import cut, plain_text
 from anatodiff.engines.batches import EngineBatch
-from anatodiff.engines.manifest import MANIFEST_NAME, Provenance, write_manifest
-from anatodiff.engines.pictures import save_grid
-from anatodiff.engines.release import REFUSED_NAME, CopyRefusal
+from anatodiff.engines.manifest import Provenance
+from anatodiff.engines.release import CopyRefusal
+from anatodiff.engines.sample_folder import SHEET_COLUMNS, SampleFolder
 
-logger = logging.getLogger(__name__)
-
-SHEET_NAME = "contact_sheet.png"
-SHEET_COLUMNS = 8
 SHEET_ROWS_PER_CLASS = 4
 TITLE_BYTES = 80
 NAME_CHARS = 40  # of up to 4 bytes; a file's name may have 255, its number and the ending included
@@ -114,7 +108,7 @@ def sampling_batch(
     return batchdata["number"], labels, (), said
 
 
-class SampleWriter:
+class SampleWriter(SampleFolder):
     """Write each sampled image, and all of them on one contact sheet.
 
     Args:
@@ -139,34 +133,14 @@ class SampleWriter:
         dicom: DicomSettings | None = None,
         spacing: Sequence[float] | None = None,
     ) -> None:
-        unknown = set(formats) - set(FORMATS)
-        if unknown:
-            raise ValueError(f"formats must be among {FORMATS}, got {sorted(unknown)[0]!r}")
+        super().__init__(directory, provenance, formats, FORMATS, overwrite, refusal)
         if dicom is not None and dicom.sop_class == "DX" and "dcm" in formats and spacing is None:
             raise ValueError(
                 "a DX image needs its pixel spacing: set spacing to two numbers in mm, or dicom_class to SC"
             )
-        self.directory, self.classes, self.provenance = Path(directory), list(classes), provenance
-        self.dicom, self.spacing = dicom, spacing
+        self.classes, self.dicom, self.spacing = list(classes), dicom, spacing
         self.file_names = safe_names(classes)
-        self.formats, self.overwrite, self.refusal = tuple(formats), overwrite, refusal
         self.images: list[list[torch.Tensor]] = [[] for _ in classes]
-        self.written: list[Path] = []
-
-    def attach(self, engine: Workflow) -> None:
-        """Hook into an evaluator."""
-        engine.add_event_handler(Events.STARTED, self._check)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _check(self, engine: Workflow) -> None:
-        there = self.directory.iterdir() if self.directory.is_dir() else ()
-        if not self.overwrite and any(not file.name.startswith(".") for file in there):  # but the run's own lock
-            raise FileExistsError(
-                f"{self.directory}: holds files already; give another dataset_dir, or --overwrite True to replace them"
-            )
-        for name in (REFUSED_NAME, MANIFEST_NAME):  # of an earlier run
-            (self.directory / name).unlink(missing_ok=True)
 
     def _write(self, engine: Workflow) -> None:
         output: dict[str, Any] = engine.state.output
@@ -193,39 +167,23 @@ class SampleWriter:
                 )
                 self.written.append(path)
 
-    def _finish(self, engine: Workflow) -> None:
-        count = sum(len(images) for images in self.images)
-        if self.refusal is not None:
-            self.refusal.write(self.directory, count + len(self.refusal.refused))
-        if count == 0:
-            (self.directory / SHEET_NAME).unlink(missing_ok=True)
-            logger.warning("every sample was refused as a copy: nothing was written to %s", self.directory)
-            return
+    def _count(self) -> int:
+        return sum(len(images) for images in self.images)
+
+    def _counts(self) -> dict[str, Any]:
+        return {name: len(images) for name, images in zip(self.classes, self.images, strict=True)}
+
+    def drawn(self) -> torch.Tensor:
+        """Return what was written, class by class, (N, 1, H, W) in [0, 1]."""
+        return torch.stack([image for images in self.images for image in images])  # (N, 1, H, W)
+
+    def _sheet(self) -> tuple[list[list[torch.Tensor]], list[str]]:
         rows, titles = [], []
         for name, images in zip(self.classes, self.images, strict=True):
             for start in range(0, min(len(images), SHEET_COLUMNS * SHEET_ROWS_PER_CLASS), SHEET_COLUMNS):
                 rows.append(images[start : start + SHEET_COLUMNS])
                 titles.append(f"synthetic: {cut(plain_text(name), TITLE_BYTES)}" if start == 0 else "")
-        save_grid(self.directory / SHEET_NAME, rows, titles)
-        self._write_manifest(engine.state.device)
-        logger.info(
-            "wrote %d synthetic images (%s) and %s to %s", count, ", ".join(self.formats), SHEET_NAME, self.directory
-        )
-
-    def _write_manifest(self, device: torch.device) -> None:
-        by_class = {name: len(images) for name, images in zip(self.classes, self.images, strict=True)}
-        refused = None if self.refusal is None else len(self.refusal.refused)
-        write_manifest(
-            self.directory / MANIFEST_NAME,
-            "samples",
-            [*self.written, self.directory / SHEET_NAME],
-            weights=self.provenance.weights,
-            data={},
-            licences=self.provenance.licences,
-            counts={"images": by_class, "formats": list(self.formats), "refused_as_copies": refused},
-            recipe=self.provenance,
-            device=device,
-        )
+        return rows, titles
 
 
 def sample(

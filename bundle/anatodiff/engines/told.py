@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -152,20 +151,3 @@ def held_back_requests(test: CTDataset, train: CTDataset, samples: int, seed: in
     if source is train:
         requests.references.fill_(-1)
     return requests
-
-
-def facts_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Find what a CT network's file says of its conditions.
-
-    Args:
-        settings: header of the file.
-
-    Raises:
-        OptionError: it is of no CT network.
-    """
-    facts = settings.get("ct")
-    if not isinstance(facts, dict):
-        raise OptionError(
-            "this adapter is of no CT network: train one with configs/ct_cat_diff.json, or leave that out"
-        )
-    return facts

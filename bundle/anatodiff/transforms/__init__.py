@@ -5,6 +5,7 @@ from anatodiff.transforms.ct_noise import LowDose, LowDosed, NoiseMap, NoiseMapd
 from anatodiff.transforms.emulate import EmulateCTNoise, EmulateCTNoised
 from anatodiff.transforms.geometry import ResizeShortSide, ResizeShortSided
 from anatodiff.transforms.parallel_beam import iradon, radon
+from anatodiff.transforms.photographs import emulated_photographs
 from anatodiff.transforms.prototypes import ShapePrototypes
 from anatodiff.transforms.radiograph import radiograph_transforms
 from anatodiff.transforms.square import to_square
@@ -21,6 +22,7 @@ __all__ = [
     "ResizeShortSide",
     "ResizeShortSided",
     "ShapePrototypes",
+    "emulated_photographs",
     "iradon",
     "radiograph_transforms",
     "radon",

@@ -11,11 +11,10 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 
-from anatodiff.data.ct.volume import CTVolume, canonical, check_same_grid, check_voxels
+from anatodiff.data.ct.volume import CTVolume, canonical, check_labels, check_same_grid, check_voxels
 from anatodiff.data.errors import Refusal
 from anatodiff.data.nifti import MM_PER_UNIT
 
-MAX_LABEL = 65535
 UNPLACED = "set its sform to the true orientation and spacing, or export it again"
 logger = logging.getLogger(__name__)
 
@@ -63,21 +62,29 @@ def read_nifti_labels(path: Path, image: CTVolume, n_labels: int | None) -> np.n
     Raises:
         Refusal: with the reason.
     """
+    cure = "resample it onto the image with nearest neighbours, or give the mask that was drawn on this image"
+    view, _, turned = read_nifti_map(path)
+    check_same_grid(view.shape, turned, image, cure)
+    check_labels(view, n_labels)
+    return np.ascontiguousarray(view, dtype=np.uint16)
+
+
+def read_nifti_map(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """Read a 3-D NIfTI file of any real numbers, such as labels or noise; its axes are placed as those of a volume.
+
+    Args:
+        path: .nii or .nii.gz.
+
+    Returns:
+        A view (N, H, W) of the values in the type that the file gives them, spacing and affine of a `CTVolume`.
+
+    Raises:
+        Refusal: with the reason.
+    """
     stored, shape, affine = _opened(path)
     _check_kind(stored)
-    cure = "resample it onto the image with nearest neighbours, or give the mask that was drawn on this image"
-    view, _, turned = canonical(np.broadcast_to(np.float32(0), shape), affine)
-    check_same_grid(view.shape, turned, image, cure)
-    values = np.asanyarray(stored.dataobj).reshape(shape)
-    whole = np.issubdtype(values.dtype, np.integer)
-    if not whole and not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
-        raise Refusal("the labels are not whole numbers", "store one label per voxel (not probabilities)")
-    low, high = int(values.min()), int(values.max())
-    most = MAX_LABEL if n_labels is None else n_labels - 1
-    if low < 0 or high > most:
-        wrong = low if low < 0 else high
-        raise Refusal(f"label {wrong} is out of range", f"use labels from 0 to {most}, or map this one to one of them")
-    return np.ascontiguousarray(canonical(values, affine)[0], dtype=np.uint16)
+    check_voxels(canonical(np.broadcast_to(np.float32(0), shape), affine)[0].shape)
+    return canonical(np.asanyarray(stored.dataobj).reshape(shape), affine)
 
 
 def _opened(path: Path) -> tuple[nib.Nifti1Image, tuple[int, ...], np.ndarray]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from anatodiff.data.ct.arrays import read_arrays
-from anatodiff.data.ct.nifti import read_nifti_labels, read_nifti_volume
+from anatodiff.data.ct.nifti import read_nifti_labels, read_nifti_map, read_nifti_volume
 from anatodiff.data.ct.series import read_series
-from anatodiff.data.ct.volume import CTVolume
+from anatodiff.data.ct.volume import CTVolume, check_labels
 from anatodiff.data.errors import CTError, Refusal
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
@@ -49,6 +50,62 @@ def read_ct(path: str | os.PathLike[str], allow_burned_in: bool = False) -> CTVo
     except Exception as error:
         broken = Refusal(f"broken file ({type(error).__name__})", "send it again from its source")
         raise CTError.of(place, broken) from error
+
+
+def read_ct_labels(path: str | os.PathLike[str], n_labels: int | None = None) -> CTVolume:
+    """Read a label map that stands alone: NIfTI, or a DICOM CT series whose values are labels.
+
+    Args:
+        path: the file, or the folder of one series.
+        n_labels: number of labels with the background: they must be below it; None: any.
+
+    Returns:
+        A volume whose slices are the labels, uint16.
+
+    Raises:
+        CTError: as for `read_ct`, not whole numbers, or a label out of range.
+    """
+    volume = _read_map(Path(path))
+    try:
+        check_labels(volume.slices, n_labels)
+    except Refusal as refusal:
+        raise CTError.of(path, refusal) from refusal
+    return replace(volume, slices=volume.slices.astype(np.uint16))
+
+
+def read_ct_noise(path: str | os.PathLike[str]) -> CTVolume:
+    """Read maps of the noise: NIfTI, or a DICOM CT series, in HU.
+
+    Args:
+        path: the file, or the folder of one series.
+
+    Returns:
+        A volume whose slices are the root mean square of the noise, float32.
+
+    Raises:
+        CTError: as for `read_ct`, or a value is negative or not finite.
+    """
+    volume = _read_map(Path(path))
+    noise = volume.slices.astype(np.float32)
+    wrong = int((~np.isfinite(noise) | (noise < 0)).sum())
+    if wrong:
+        refusal = Refusal(f"{wrong} voxels of the noise are negative or not finite", "give its root mean square in HU")
+        raise CTError.of(path, refusal)
+    return replace(volume, slices=noise)
+
+
+def _read_map(place: Path) -> CTVolume:
+    """Read values that are no HU of a patient: they may all be one, and none is expected below 0."""
+    if not is_nifti(place):
+        return read_ct(place)
+    try:
+        values, spacing, affine = read_nifti_map(place)
+    except Refusal as refusal:
+        raise CTError.of(place, refusal) from refusal
+    except Exception as error:
+        broken = Refusal(f"broken file ({type(error).__name__})", "send it again from its source")
+        raise CTError.of(place, broken) from error
+    return _made("NIfTI", np.ascontiguousarray(values), spacing, affine, {})
 
 
 def read_ct_mask(path: str | os.PathLike[str], image: CTVolume, n_labels: int | None = None) -> np.ndarray:

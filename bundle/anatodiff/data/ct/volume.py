@@ -18,6 +18,7 @@ CANONICAL = ("L", "P", "S")
 MAX_TILT = 10.0
 # The largest scans have 512 x 512 x 1,500 voxels, 1.6 GB as float32.
 MAX_VOXELS = 400_000_000
+MAX_LABEL = 65535
 MAX_MISPLACED = 0.1  # voxels between two grids that are still the same
 
 
@@ -107,7 +108,9 @@ def check_voxels(shape: tuple[int, ...]) -> None:
         raise Refusal(f"{shape[0]} slices of {shape[1]} x {shape[2]} pixels", f"cut it below {MAX_VOXELS} voxels")
 
 
-def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image: CTVolume, cure: str) -> None:
+def check_same_grid(
+    shape: tuple[int, ...], affine: np.ndarray, image: CTVolume, cure: str, name: str = "its image"
+) -> None:
     """Refuse what does not lie voxel by voxel on an image.
 
     Args:
@@ -115,19 +118,40 @@ def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image: CTVolume,
         affine: of the other volume.
         image: the CT.
         cure: what the user can do about it.
+        name: what to call the image.
 
     Raises:
         Refusal: another shape, or a corner is more than MAX_MISPLACED voxels off.
     """
     if shape != image.slices.shape:
-        raise Refusal(f"{_size(shape)} voxels, but its image has {_size(image.slices.shape)}", cure)
+        raise Refusal(f"{_size(shape)} voxels, but {name} has {_size(image.slices.shape)}", cure)
     if image.affine is None or image.spacing is None:
         return
     n, h, w = shape
     corners = np.array([(x, y, z, 1) for x in (0, w - 1) for y in (0, h - 1) for z in (0, n - 1)]).T
     off = float(np.abs(np.linalg.solve(image.affine, affine @ corners) - corners).max())
     if off > MAX_MISPLACED:
-        raise Refusal(f"another place in space than its image, a corner is {off:.1f} voxels off", cure)
+        raise Refusal(f"another place in space than {name}, a corner is {off:.1f} voxels off", cure)
+
+
+def check_labels(values: np.ndarray, n_labels: int | None) -> None:
+    """Refuse what are no labels.
+
+    Args:
+        values: of the voxels, any shape.
+        n_labels: number of labels with the background: they must be below it; None: any.
+
+    Raises:
+        Refusal: a value is not whole, or out of range.
+    """
+    whole = np.issubdtype(values.dtype, np.integer)
+    if not whole and not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
+        raise Refusal("the labels are not whole numbers", "store one label per voxel (not probabilities)")
+    low, high = int(values.min()), int(values.max())
+    most = MAX_LABEL if n_labels is None else n_labels - 1
+    if low < 0 or high > most:
+        wrong = low if low < 0 else high
+        raise Refusal(f"label {wrong} is out of range", f"use labels from 0 to {most}, or map this one to one of them")
 
 
 def _size(shape: tuple[int, ...]) -> str:

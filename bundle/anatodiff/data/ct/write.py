@@ -126,20 +126,72 @@ def write_ct_mask(
     """
     target = Path(path)
     try:
-        if not is_nifti(target):
-            raise Refusal("a mask is written as NIfTI", "use .nii or .nii.gz")
-        values, sides = _checked(labels), _checked_spacing(spacing)
+        values = _checked(labels)
         if values.min() < 0 or values.max() >= MASK_LABELS or not np.array_equal(values, np.rint(values)):
             raise Refusal("the labels are not whole numbers from 0 to 65535", "give one label per voxel")
-        _check_target(target, False, overwrite)
-        placed = _checked_affine(values, sides, affine)
         stored = values.astype(np.uint8 if values.max() <= np.iinfo(np.uint8).max else np.uint16)
-        origin = Origin(sides[1:], cut(plain_text(description), DESCRIPTION_BYTES))
-        content = _nifti_bytes(target, stored, placed, origin)
+        content = _map_bytes(target, stored, spacing, affine, description, overwrite)
     except Refusal as refusal:
         raise CTError.of(target, refusal) from refusal
     _write_file(target, content)
     return target
+
+
+def write_ct_noise(
+    path: str | os.PathLike[str],
+    noise_hu: np.ndarray,
+    spacing: Sequence[float],
+    *,
+    affine: np.ndarray | None = None,
+    description: str = "CT noise map",
+    overwrite: bool = False,
+) -> Path:
+    """Write maps of the noise of synthetic CT slices as NIfTI of float32, whole or not at all.
+
+    Args:
+        path: .nii or .nii.gz.
+        noise_hu: (N, H, W) root mean square of the noise, HU, not negative, in the order of the slices.
+        spacing: mm between slices, rows and columns.
+        affine: that of the image; None: around the axis of the scanner, as for `write_ct`.
+        description: a few words, 64 bytes at most; the file says SYNTHETIC before them.
+        overwrite: replace an existing file.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        CTError: as for `write_ct`, or the noise is negative.
+    """
+    target = Path(path)
+    try:
+        values = _checked(noise_hu).astype(np.float32)
+        if values.min() < 0:
+            raise Refusal(f"noise of {values.min():g} HU", "give its root mean square, which is not negative")
+        content = _map_bytes(target, values, spacing, affine, description, overwrite)
+    except Refusal as refusal:
+        raise CTError.of(target, refusal) from refusal
+    _write_file(target, content)
+    return target
+
+
+def check_writing(spacing: Sequence[float], body_part: str | None) -> tuple[float, float, float]:
+    """Check how slices are to be written before there are any.
+
+    Args:
+        spacing: mm between slices, rows and columns.
+        body_part: as for `write_ct`.
+
+    Returns:
+        the spacing.
+
+    Raises:
+        ValueError: one of them is not usable.
+    """
+    try:
+        _checked_part(body_part)
+        return _checked_spacing(spacing)
+    except Refusal as refusal:
+        raise ValueError(f"{refusal.reason}: {refusal.cure}") from refusal
 
 
 def _check_target(target: Path, folder: bool, overwrite: bool) -> None:
@@ -198,6 +250,17 @@ def _checked_part(body_part: str | None) -> str | None:
 
 def _tuples(affine: np.ndarray) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(part) for part in row) for row in affine)
+
+
+def _map_bytes(
+    target: Path, values: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None, words: str, overwrite: bool
+) -> bytes:
+    if not is_nifti(target):
+        raise Refusal("a mask or a map is written as NIfTI", "use .nii or .nii.gz")
+    _check_target(target, False, overwrite)
+    sides = _checked_spacing(spacing)
+    origin = Origin(sides[1:], cut(plain_text(words), DESCRIPTION_BYTES))
+    return _nifti_bytes(target, values, _checked_affine(values, sides, affine), origin)
 
 
 def _nifti_bytes(target: Path, values: np.ndarray, affine: np.ndarray, origin: Origin) -> bytes:
