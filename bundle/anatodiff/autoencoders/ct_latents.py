@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from anatodiff.autoencoders.codec import LatentCodec
 from anatodiff.autoencoders.context import ContextCodec
 from anatodiff.autoencoders.ct_dataset import CTDataset
+from anatodiff.autoencoders.ct_requests import CTRequests
 from anatodiff.autoencoders.latent_cache import ENCODE_BATCH, cache_key, cached, encode_all
+from anatodiff.autoencoders.photographs import EmulatedPhotographs
 
 
 class CTEncoded:
     """CT slices as posteriors of an autoencoder.
 
     Args:
-        slices: the slices.
+        slices: the slices, or photographs in their place.
         cache_dir: folder of the caches.
         autoencoder: encodes them.
         device: where to encode.
@@ -30,7 +31,7 @@ class CTEncoded:
 
     def __init__(
         self,
-        slices: CTDataset,
+        slices: CTDataset | EmulatedPhotographs,
         cache_dir: str | Path,
         autoencoder: LatentCodec,
         device: str | torch.device = "cpu",
@@ -74,8 +75,16 @@ class CTLatents:
         return {name: values[indices] for name, values in of_all.items()}
 
 
-def context_of(conditions: Any, codec: ContextCodec) -> torch.Tensor:
-    """Encode the conditions of a `CTDataset` or of `CTRequests`, in batches; (N, ...)."""
+def context_of(conditions: CTDataset | EmulatedPhotographs | CTRequests, codec: ContextCodec) -> torch.Tensor:
+    """Encode conditions in batches.
+
+    Args:
+        conditions: slices, or requests of some.
+        codec: encodes them.
+
+    Returns:
+        (N, ...) float32.
+    """
     parts = zip(
         conditions.noise.split(ENCODE_BATCH),
         conditions.mask.split(ENCODE_BATCH),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from anatodiff.data.folder import Datalist, make_datalist
@@ -42,6 +43,7 @@ def make_sources(
     max_images: int | None = None,
     allow_burned_in: bool = False,
     labels_path: str | os.PathLike[str] | None = None,
+    allow_colour: bool = False,
 ) -> Sources:
     """Find the images of a base's folders; both may have a column `domain` in labels.csv.
 
@@ -53,6 +55,7 @@ def make_sources(
         max_images: at most this many images of the large folder.
         allow_burned_in: use DICOM images that say that annotation is burned into their pixels.
         labels_path: a table of labels of the large folder that lies elsewhere; None: its own, if there is one.
+        allow_colour: take the brightness of colour images; they are photographs, no radiographs.
 
     Returns:
         the rows and the classes.
@@ -60,10 +63,9 @@ def make_sources(
     Raises:
         DatasetError: a folder cannot be used, with the reason and the cure in one line.
     """
-    large = make_datalist(
-        dataset_dir, test_fraction, seed, max_images, allow_burned_in=allow_burned_in, labels_path=labels_path
-    )
-    small = None if extra_dir is None else make_datalist(extra_dir, 0, allow_burned_in=allow_burned_in)
+    read = partial(make_datalist, allow_burned_in=allow_burned_in, allow_colour=allow_colour)
+    large = read(dataset_dir, test_fraction, seed, max_images, labels_path=labels_path)
+    small = None if extra_dir is None else read(extra_dir, 0)
     lists = {"dataset_dir": large} | ({} if small is None else {"extra_dir": small})
     named = [_named(rows, datalist.classes) for datalist in lists.values() for rows in (datalist.train, datalist.test)]
     pairs = sorted({pair for rows in named for pair in rows})

@@ -4,7 +4,7 @@ from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
-from anatodiff.engines.ct import CTSampling, ct_base, ct_folder, ct_slices, ct_window
+from anatodiff.engines.ct import CTSampling, ct_base, ct_folder, ct_slices, ct_window, photograph_folder
 from anatodiff.engines.ct_inference import adapter_codec, ct_requests, ct_writer_of
 from anatodiff.engines.ct_requests import file_requests
 from anatodiff.engines.ct_writer import CTSampleWriter
@@ -94,6 +94,7 @@ __all__ = [
     "latents_of",
     "optional_folder",
     "perceptual_loss",
+    "photograph_folder",
     "sample",
     "sampling_batch",
     "sampling_provenance",

@@ -12,7 +12,6 @@ from anatodiff.autoencoders import (
     ContextCodec,
     CTDataset,
     CTEncoded,
-    CTLatents,
     CTRequests,
     LatentCodec,
     latent_scale,
@@ -56,6 +55,20 @@ def ct_folder(dataset_dir: str | None, cache_dir: str | Path, phantom_images: in
     with main_first():
         write_ct_phantoms(folder, phantom_images, PHANTOM_SLICES, PHANTOM_SIZE, PHANTOM_SEED)
     return folder
+
+
+def photograph_folder(dataset_dir: str | None) -> Path:
+    """Take the folder of photographs; there are none to stand in for them.
+
+    Args:
+        dataset_dir: the user's folder.
+
+    Raises:
+        OptionError: none is given.
+    """
+    if dataset_dir is None:
+        raise OptionError("dataset_dir: give a folder of photographs, gray or in colour; a thousand are a start")
+    return Path(dataset_dir)
 
 
 def ct_window(window: str | Sequence[float]) -> HUWindow:
@@ -167,8 +180,8 @@ class CTSampling:
         seed: of the choice of the requests.
     """
 
-    train: CTLatents
-    test: CTLatents
+    train: CTDataset
+    test: CTDataset
     codec: ContextCodec
     ways: Sequence[str]
     fusion: str
@@ -177,7 +190,7 @@ class CTSampling:
     @property
     def facts(self) -> dict[str, Any]:
         """What the network's file says, so that sampling later needs no options."""
-        slices = self.train.slices
+        slices = self.train
         return {
             "conditions": list(self.codec.names),
             "noise_scale": self.codec.noise_scale,
@@ -191,7 +204,7 @@ class CTSampling:
     @property
     def pixel_spacing(self) -> float | None:
         """Median side of a pixel of the training slices in mm; None where not known."""
-        spacing = self.train.slices.spacing
+        spacing = self.train.spacing
         known = spacing[~spacing.isnan()]
         return float(known.median()) if len(known) else None
 
@@ -201,7 +214,7 @@ class CTSampling:
         Args:
             samples: how many.
         """
-        return held_back_requests(self.test.slices, self.train.slices, samples, self.seed)
+        return held_back_requests(self.test, self.train, samples, self.seed)
 
     def batches(self, requests: CTRequests, batch_size: int) -> RequestBatches:
         """Bring requests to batches."""
@@ -211,5 +224,5 @@ class CTSampling:
         """Build what writes the samples, over those of an earlier run."""
         pixel = self.pixel_spacing
         spacing = None if pixel is None else (SPACING[0], pixel, pixel)
-        window = self.train.slices.window
+        window = self.train.window
         return CTSampleWriter(directory, requests, window, provenance, overwrite=True, spacing=spacing)
