@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
@@ -16,8 +17,7 @@ from torch import nn
 from anatodiff.autoencoders.latent_cache import cached
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.batches import StepBatches
-from anatodiff.files import sha256_of
-from anatodiff.weights import WeightsError
+from anatodiff.engines.ct_segmentation_file import TorchScriptSegmentation
 
 CHANNELS = (16, 32, 64, 128)
 HALVINGS = len(CHANNELS) - 1
@@ -107,7 +107,7 @@ class SegmentationRows:
 
 
 def _resized(images: torch.Tensor, side: int) -> torch.Tensor:
-    # A slice of 512 pixels and one of 256 must look alike: without a filter the noise of the large one would not shrink.
+    # Filtered, or the noise of a large slice would not shrink with it.
     return nn.functional.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
 
 
@@ -132,67 +132,34 @@ class TrainedSegmentation:
         return self.network(_resized(images, self.side).to(self.device)).float().cpu()
 
 
-class TorchScriptSegmentation:
-    """A network of the user's own: (B, 1, H, W) in [0, 1] to logits (B, 1 + K, h, w), the background first.
+def segmentation_network(
+    path: str | Path | None,
+    rows: SegmentationRows,
+    n_organs: int,
+    steps: int,
+    seed: int = 0,
+    cache_dir: str | Path = "output/cache",
+    device: str | torch.device = "cpu",
+) -> SegmentationNetwork | None:
+    """Choose the network that labels samples.
 
     Args:
-        path: what `torch.jit.save` wrote.
-        n_organs: K.
+        path: TorchScript file; None trains a U-Net.
+        rows: slices with labels to train on.
+        n_organs: K; 0 is none.
+        steps: of the training.
+        seed: of the training.
+        cache_dir: folder of the caches.
         device: where to compute.
 
-    Raises:
-        WeightsError: the file is missing or holds no TorchScript.
+    Returns:
+        the network; None without organs.
     """
-
-    def __init__(self, path: str | Path, n_organs: int, device: str | torch.device = "cpu") -> None:
-        path = Path(path)
-        if not path.is_file():
-            raise WeightsError(
-                f"{path}: no such file; give segmentation_network a TorchScript file, or null to train one here"
-            )
-        try:
-            self.network = torch.jit.load(str(path), map_location=torch.device(device)).eval()
-        except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(
-                f"{path}: not a TorchScript file ({reason}); write one by torch.jit.script(network).save()"
-            ) from error
-        self.path, self.n_organs, self.device = path, n_organs, torch.device(device)
-        self.name, self.sha256 = path.name, sha256_of(path)
-
-    @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn images (B, 1, H, W) in [0, 1] into logits (B, 1 + K, h, w).
-
-        Args:
-            images: a batch.
-
-        Returns:
-            logits, on the CPU.
-
-        Raises:
-            WeightsError: the network does not take these images, or its output is not what it should be.
-        """
-        shape = tuple(images.shape)
-        try:
-            output = self.network(images.to(self.device))  # (B, 1 + K, h, w)
-        except (RuntimeError, torch.jit.Error) as error:
-            # TorchScript puts its own traceback first and the reason last.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-            raise WeightsError(
-                f"{self.path}: the network fails on an input of shape {shape} ({reason}); "
-                "save one that takes gray slices (B, 1, H, W) of any size"
-            ) from error
-        is_tensor = isinstance(output, torch.Tensor)
-        got = tuple(output.shape) if is_tensor else type(output).__name__
-        if not is_tensor or output.ndim != 4 or output.shape[:2] != (len(images), 1 + self.n_organs):
-            raise WeightsError(
-                f"{self.path}: of an input of shape {shape} the network makes {got}, not (B, {1 + self.n_organs}, h, w): "
-                f"the background and {self.n_organs} organs; give organs those that it knows, in its order"
-            )
-        if not bool(torch.isfinite(output).all()):
-            raise WeightsError(f"{self.path}: the network makes NaN or infinite logits; give one that takes [0, 1]")
-        return output.float().cpu()
+    if n_organs == 0:
+        return None
+    if path is not None:
+        return TorchScriptSegmentation(path, n_organs, device)
+    return train_segmentation(rows, n_organs, steps, seed, cache_dir, device)
 
 
 @dataclass(frozen=True)
@@ -277,7 +244,7 @@ def _train(network: UNet, rows: SegmentationRows, steps: int, seed: int, device:
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=1,
-        train_data_loader=StepBatches(rows, BATCH, seed),  # type: ignore[arg-type]
+        train_data_loader=StepBatches(rows, BATCH, seed),
         network=network,
         optimizer=optimizer,
         loss_function=DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True),
@@ -285,5 +252,5 @@ def _train(network: UNet, rows: SegmentationRows, steps: int, seed: int, device:
         prepare_batch=SegmentationBatch(seed),
         decollate=False,
     )
-    trainer.add_event_handler("iteration_completed", lambda: schedule.step())
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
     trainer.run()
