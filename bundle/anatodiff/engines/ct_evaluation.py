@@ -41,7 +41,7 @@ class SegmentationSettings:
     """
 
     path: str | Path | None = None
-    steps: int = 300
+    steps: int = 200
     downstream: bool = False
     downstream_seeds: Sequence[int] = (0, 1, 2)
 
