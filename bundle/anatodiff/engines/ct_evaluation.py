@@ -41,7 +41,7 @@ class SegmentationSettings:
     """
 
     path: str | Path | None = None
-    steps: int = 200
+    steps: int = 300
     downstream: bool = False
     downstream_seeds: Sequence[int] = (0, 1, 2)
 
