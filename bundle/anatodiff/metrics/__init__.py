@@ -20,6 +20,7 @@ from anatodiff.metrics.kernel_distance import KernelDistance, kernel_distance
 from anatodiff.metrics.lpips import LPIPS, lpips_diversity
 from anatodiff.metrics.masks import MaskMeasures, mask_measures
 from anatodiff.metrics.membership import Membership, membership_inference, membership_scores
+from anatodiff.metrics.noise_level import DoseLevel, DoseResponse, dose_response, mean_measure, noise_level
 from anatodiff.metrics.paired import PairedMeasures, paired_measures
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
 from anatodiff.metrics.spectrum import RadialSpectrum, radial_spectrum, spectrum_error
@@ -36,6 +37,8 @@ __all__ = [
     "Diversity",
     "DomainFeatures",
     "DomainNetwork",
+    "DoseLevel",
+    "DoseResponse",
     "FeatureInput",
     "FeatureNetwork",
     "FrechetInfinity",
@@ -53,6 +56,7 @@ __all__ = [
     "cmmd",
     "copy_rate",
     "density_coverage",
+    "dose_response",
     "feature_measures",
     "frechet_distance",
     "frechet_infinity",
@@ -61,10 +65,12 @@ __all__ = [
     "kernel_distance",
     "lpips_diversity",
     "mask_measures",
+    "mean_measure",
     "membership_inference",
     "membership_scores",
     "ms_ssim_diversity",
     "nearest",
+    "noise_level",
     "paired_difference",
     "paired_measures",
     "pixel_features",
