@@ -34,7 +34,7 @@ class CTDataset:
         doses: shares of the full dose, in (0, 1]: 1 is the slice as it was scanned.
         available_dose: dose of the scans' low-dose partners, in (0, 1).
         slices: most slices of a scan, evenly over those with an organ where there is a mask, else over all.
-        tells_noise: read low-dose partners, or simulate them, for the noise; else there is the dose 1 alone.
+        simulate: simulate low-dose partners where there are none; else such a scan has the dose 1 alone, and no noise.
 
     Attributes:
         images: (N, 1, S, S) float16 in [0, 1].
@@ -61,17 +61,17 @@ class CTDataset:
         doses: Sequence[float] = (1.0,),
         available_dose: float = 0.25,
         slices: int = 8,
-        tells_noise: bool = True,
+        simulate: bool = True,
     ) -> None:
         if not items:
             raise ValueError("a split has no scans; give more patients or another test_fraction between 0 and 1")
         if slices < 1 or not doses:
             raise ValueError(f"slices_per_scan is {slices} and doses {list(doses)}; give at least one of each")
-        self.window, self.doses_of_each, self.n_slices = window, list(doses) if tells_noise else [1.0], slices
-        self.simulators = [LowDose(dose, available_dose) for dose in self.doses_of_each]  # checks the doses
-        self.organs, self.tells_noise, self.available = list(items[0]["organs"]), tells_noise, available_dose
+        self.window, self.n_slices = window, slices
+        self.simulators = [LowDose(dose, available_dose) for dose in doses]  # checks the doses
+        self.organs, self.simulate, self.available = list(items[0]["organs"]), simulate, available_dose
         parts = [[*(_hash(item[name]) for name in ("image", "low_dose", "mask")), item["rows"]] for item in items]
-        settings = [image_size, window.low, window.high, self.doses_of_each, available_dose, slices, tells_noise]
+        settings = [image_size, window.low, window.high, list(doses), available_dose, slices, simulate]
         organs = [item["organs"] for item in items]
         self.key = cache_key(["ct", CACHE_VERSION, settings, organs, parts])
         stored = cached(Path(cache_dir) / f"ct-{self.key}.safetensors", lambda: self._read(items, image_size))
@@ -95,7 +95,7 @@ class CTDataset:
 
     def _of_scan(self, item: dict[str, Any], size: int) -> dict[str, torch.Tensor]:
         """Read one scan: its chosen slices, dose by dose."""
-        case = read_ct_item(_item_of(item, self.tells_noise))
+        case = read_ct_item(_item_of(item))
         mask = None if case.mask is None else _organs_of(case.mask, item["organs"])  # (n, H, W)
         chosen = _chosen(len(case.slices), mask, self.n_slices)
         pixel = (case.spacing[1] if case.spacing else FIELD / size) * max(case.slices.shape[1:]) / size
@@ -104,19 +104,20 @@ class CTDataset:
         small = torch.zeros(len(chosen), size, size, dtype=torch.uint8)
         if mask is not None:
             small = to_square(torch.as_tensor(mask[chosen])[:, None], size, "nearest")[:, 0]  # (m, S, S)
-        images, maps = [], []
-        for simulate in self.simulators:
-            image, noise = (full, torch.zeros_like(full)) if low is None else simulate(full, low)  # 2 x (m, 1, S, S)
-            images.append(torch.as_tensor(self.window.to_unit(np.asarray(image))))
-            maps.append(torch.as_tensor(NoiseMap(NOISE_WINDOW)(noise)))
-        m, n = len(chosen), len(self.simulators)
+        if low is None:
+            doses, images, maps = [1.0], [full], [torch.zeros_like(full)]
+        else:
+            doses = [simulate.dose for simulate in self.simulators]
+            images, noises = zip(*(simulate(full, low) for simulate in self.simulators), strict=True)
+            maps = [torch.as_tensor(NoiseMap(NOISE_WINDOW)(noise)) for noise in noises]  # n x (m, 1, S, S)
+        m, n = len(chosen), len(doses)
         return {
-            "images": torch.cat(images).half(),
+            "images": torch.as_tensor(self.window.to_unit(torch.cat(list(images)).numpy())).half(),
             "noise": torch.cat(maps).half(),
             "mask": small.repeat(n, 1, 1),
             "has_noise": torch.full((m * n,), low is not None),
             "has_mask": torch.full((m * n,), mask is not None),
-            "doses": torch.tensor(self.doses_of_each).repeat_interleave(m),
+            "doses": torch.tensor(doses).repeat_interleave(m),
             "spacing": torch.full((m * n,), pixel if case.spacing else float("nan")),
             "slice": torch.as_tensor(chosen).repeat(n),
         }
@@ -124,11 +125,11 @@ class CTDataset:
     def _low_dose(
         self, item: dict[str, Any], case: CTCase, chosen: np.ndarray, full: torch.Tensor, pixel: float
     ) -> torch.Tensor | None:
-        """The low-dose slices (m, 1, S, S), simulated where the scan has none; None where noise is not told."""
-        if not self.tells_noise:
-            return None
+        """The low-dose slices (m, 1, S, S), simulated where the scan has none; None where they are not to be."""
         if case.low_dose is not None:
             return _square(case.low_dose[chosen], full.shape[-1])
+        if not self.simulate:
+            return None
         # What is inserted has the variance (1 / available - 1) of the full dose's: that of so many fewer photons.
         photons = PHOTONS / (1 / self.available - 1)
         seed = hashlib.blake2b(f"{_hash(item['image'])} {item['rows']}".encode(), digest_size=8).digest()
@@ -159,9 +160,9 @@ def _organs_of(mask: np.ndarray, organs: dict[str, list[int]]) -> np.ndarray:
     return found
 
 
-def _item_of(item: dict[str, Any], with_low_dose: bool) -> CTItem:
+def _item_of(item: dict[str, Any]) -> CTItem:
     mask, low_dose = (None if item[name] is None else Path(item[name]) for name in ("mask", "low_dose"))
-    return CTItem(item["patient"], Path(item["image"]), mask, low_dose if with_low_dose else None, item["rows"])
+    return CTItem(item["patient"], Path(item["image"]), mask, low_dose, item["rows"])
 
 
 def _hash(path: str | None) -> str:

@@ -95,7 +95,7 @@ def ct_slices(
     cache_dir: str | Path,
     organs: Organs,
     conditions: Sequence[str],
-    window: HUWindow,
+    window: str | Sequence[float] = "abdomen",
     image_size: int = 256,
     doses: Sequence[float] = (1.0,),
     available_dose: float = 0.25,
@@ -114,7 +114,7 @@ def ct_slices(
         cache_dir: folder of the caches.
         organs: of the masks, see `anatodiff.data.ct.organ_labels`.
         conditions: of "noise" and "mask".
-        window: HU that are black and white.
+        window: see `ct_window`.
         image_size: side of the slices in pixels.
         doses: of each slice, shares of the full dose.
         available_dose: dose of the low-dose scans.
@@ -133,8 +133,9 @@ def ct_slices(
     folder = ct_folder(dataset_dir, cache_dir, phantom_images)
     datalist = make_ct_datalist(folder, organs, list(conditions), test_fraction, seed, max_scans, simulate_low_dose)
     items = datalist.train if part == "train" else datalist.test
-    tells_noise = "noise" in conditions
-    return CTDataset(items, image_size, cache_dir, window, doses, available_dose, slices_per_scan, tells_noise)
+    return CTDataset(
+        items, image_size, cache_dir, ct_window(window), doses, available_dose, slices_per_scan, simulate_low_dose
+    )
 
 
 def ct_base(

@@ -37,7 +37,7 @@ def make_ct_datalist(
     Args:
         dataset_dir: the folder, see `find_ct`.
         organs: which organs a mask shows, see `organ_labels`.
-        conditions: of "noise" and "mask": what a network is told. What is not told is not read.
+        conditions: of "noise" and "mask": what a network is told, so what the scans must have.
         test_fraction: share of the scans to hold out, in [0, 1).
         seed: of the split.
         max_scans: use at most this many, whole patients; None uses all.
@@ -67,7 +67,7 @@ def make_ct_datalist(
         raise DatasetError(f"{root}: all scans are of one patient, so none can be held out; set test_fraction to 0")
     parts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for item in items:
-        parts[item.patient in held_out].append(_entry(item, organs, "mask" in conditions))
+        parts[item.patient in held_out].append(_entry(item, organs, needed="mask" in conditions))
     return Datalist(parts[False], parts[True], [CLASS], rejected, 0, str(root))
 
 
@@ -93,8 +93,14 @@ def _check(root: Path, items: list[CTItem], conditions: list[str], simulate_low_
         logger.warning("%d of %d scans have no segmentation: they say nothing of organs", unsegmented, len(items))
 
 
-def _entry(item: CTItem, organs: Organs, with_mask: bool) -> dict[str, Any]:
-    mask = item.mask if with_mask else None
+def _entry(item: CTItem, organs: Organs, needed: bool) -> dict[str, Any]:
+    mask = item.mask
+    try:
+        labels = organ_labels(organs, mask)
+    except DatasetError:
+        if needed:
+            raise
+        mask, labels = None, organ_labels(organs, None)  # of other organs: as good as none
     return {
         "image": str(item.image),
         "label": 0,
@@ -103,5 +109,5 @@ def _entry(item: CTItem, organs: Organs, with_mask: bool) -> dict[str, Any]:
         "low_dose": None if item.low_dose is None else str(item.low_dose),
         "mask": None if mask is None else str(mask),
         "rows": item.rows,
-        "organs": organ_labels(organs, mask),
+        "organs": labels,
     }
