@@ -46,6 +46,7 @@ class CTDataset:
         spacing: (N,) float32 mm along a pixel; NaN where not known.
         labels: (N,) int64 classes.
         key: hash of all that the slices depend on.
+        reading: the arguments to read other scans in the same way, beside the window and the size.
 
     Raises:
         ValueError: there are no scans, or a dose is out of range.
@@ -70,6 +71,7 @@ class CTDataset:
         self.window, self.n_slices = window, slices
         self.simulators = [LowDose(dose, available_dose) for dose in doses]  # checks the doses
         self.organs, self.simulate, self.available = list(items[0]["organs"]), simulate, available_dose
+        self.reading = {"doses": list(doses), "available_dose": available_dose, "slices": slices, "simulate": simulate}
         parts = [[*(_hash(item[name]) for name in ("image", "low_dose", "mask")), item["rows"]] for item in items]
         settings = [image_size, window.low, window.high, list(doses), available_dose, slices, simulate]
         organs = [item["organs"] for item in items]

@@ -5,7 +5,7 @@ from anatodiff.engines.batches import DiffusionBatch, FixedBatches, Reconstructi
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
 from anatodiff.engines.ct import CTSampling, ct_base, ct_folder, ct_slices, ct_window, photograph_folder
-from anatodiff.engines.ct_inference import adapter_codec, ct_requests, ct_writer_of
+from anatodiff.engines.ct_inference import adapter_codec, ct_copy_refusal, ct_requests, ct_writer_of
 from anatodiff.engines.ct_requests import file_requests
 from anatodiff.engines.ct_writer import CTSampleWriter
 from anatodiff.engines.devices import choose_device, choose_precision, start_processes, stop_processes
@@ -80,6 +80,7 @@ __all__ = [
     "context_codec",
     "copy_refusal",
     "ct_base",
+    "ct_copy_refusal",
     "ct_folder",
     "ct_requests",
     "ct_slices",

@@ -199,6 +199,7 @@ class CTSampling:
             "window": [slices.window.low, slices.window.high],
             "ways": list(self.ways),
             "codec": self.codec.key,
+            "reading": slices.reading,
             "pixel_spacing": self.pixel_spacing,
         }
 

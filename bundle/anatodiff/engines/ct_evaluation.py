@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from anatodiff.engines.ct_downstream import Downstream, downstream
-from anatodiff.engines.ct_measures import Compared, anatomy, copies, fidelity, noise_response
+from anatodiff.engines.ct_measures import Compared, anatomy, copies, fidelity, noise_response, quality_scores
 from anatodiff.engines.ct_picture import save_report
 from anatodiff.engines.ct_samples import CTSamples, CTSlices
 from anatodiff.engines.ct_segmentation import SegmentationNetwork, SegmentationRows, segment, segmentation_network
@@ -62,6 +62,7 @@ class CTEvaluation:
         cache_dir: folder of the caches.
         seed: of draws and trainings.
         device: where to train and to label.
+        iqa: rates the quality of an image by a number; None leaves it out.
 
     Raises:
         ValueError: there are too few images of one kind.
@@ -82,7 +83,9 @@ class CTEvaluation:
         cache_dir: str | Path = "output/cache",
         seed: int = 0,
         device: str | torch.device = "cpu",
+        iqa: FeatureNetwork | None = None,
     ) -> None:
+        self.iqa = iqa
         self.samples, self.train, self.test, self.features = samples, train, test, features
         self.output_dir, self.cache_dir = Path(output_dir), Path(cache_dir)
         self.settings, self.lpips = segmentation or SegmentationSettings(), lpips
@@ -115,6 +118,10 @@ class CTEvaluation:
         record: dict[str, Any] = {
             "fidelity": fidelity(self.features, self.samples, self.train, self.test, self.seed, self.lpips)
         }
+        if self.iqa is not None:
+            rows = self._referred()
+            real_images, real_doses = self.test.images[rows], self.test.doses[rows]
+            record["quality"] = quality_scores(self.iqa, self.samples, real_images, real_doses)
         network = self._network()
         found = None if network is None else segment(network, self.samples.images)  # (N, S, S)
         if network is not None and found is not None:
@@ -127,11 +134,11 @@ class CTEvaluation:
                 self.seed, self.cache_dir, self.device,
             )  # fmt: skip
         record["copies"], nearest = copies(self.features, self.samples, self.train, self.test)
-        rows = list(table_rows(record))
+        table = list(table_rows(record))
         settings = self._settings(network)
-        self._write({"settings": settings, **plain(record), "nearest": nearest}, rows)
+        self._write({"settings": settings, **plain(record), "nearest": nearest}, table)
         save_report(self.output_dir / PICTURE_NAME, self.samples, self.test, found)
-        for line in lines_of(rows):
+        for line in lines_of(table):
             logger.info(line)
         logger.info("wrote %s, %s and %s to %s", JSON_NAME, CSV_NAME, PICTURE_NAME, self.output_dir)
 
@@ -140,11 +147,14 @@ class CTEvaluation:
         steps, organs = self.settings.steps, len(self.test.organs)
         return segmentation_network(self.settings.path, rows, organs, steps, self.seed, self.cache_dir, self.device)
 
+    def _referred(self) -> torch.Tensor:
+        """Rows (M,) of the held-back slices that requests are of; all of them where there are none."""
+        rows = self.samples.references[self.samples.references >= 0].unique()  # (M,)
+        return rows if len(rows) else torch.arange(len(self.test))
+
     def _by_organ(self, network: SegmentationNetwork, found: torch.Tensor) -> dict[str, Any]:
         """Measure anatomy and noise; beside them the slices that the requests are of, all held-back ones if of none."""
-        references = self.samples.references[self.samples.references >= 0].unique()  # (M,)
-        rows = references if len(references) else torch.arange(len(self.test))  # (M,)
-        real = RealRows.of(self.test, rows)
+        real = RealRows.of(self.test, self._referred())
         found_real = segment(network, real.images)  # (M, S, S)
         asked, masked = self.samples.has_mask, real.has_mask
         measured: dict[str, Any] = {}
@@ -173,6 +183,7 @@ class CTEvaluation:
             "held_back_slices": len(self.test),
             "organs": list(self.test.organs),
             "noise_organ": self.noise_organ,
+            "iqa_network": None if self.iqa is None else {"name": self.iqa.name, "sha256": self.iqa.sha256},
             "window_hu": [self.test.window.low, self.test.window.high],
             "seed": self.seed,
             "data": {"training": self.train.key, "held_back": self.test.key},
@@ -207,8 +218,8 @@ class RealRows:
 
 def table_rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Lay all numbers out as rows of COLUMNS."""
-    for group in ("fidelity", "copies"):
-        for name, compared in record[group].items():
+    for group in ("fidelity", "quality", "copies"):
+        for name, compared in record.get(group, {}).items():
             yield _row(group, "", name, compared)
     for organ, measures in record.get("anatomy", {}).items():
         for name, compared in measures.items():

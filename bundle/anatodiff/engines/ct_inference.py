@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from anatodiff.autoencoders import ContextCodec, CTRequests, LatentCodec
-from anatodiff.data.ct import HUWindow, organ_labels
+from anatodiff.autoencoders import ContextCodec, CTDataset, CTRequests, LatentCodec
+from anatodiff.data.ct import HUWindow, make_ct_datalist, organ_labels
 from anatodiff.data.ct.organs import Organs
 from anatodiff.engines.ct_requests import file_requests
 from anatodiff.engines.ct_writer import SPACING, CTSampleWriter
 from anatodiff.engines.manifest import Provenance
-from anatodiff.engines.release import CopyRefusal
+from anatodiff.engines.release import CopyRefusal, asks_for_refusal
 from anatodiff.engines.told import context_codec
 from anatodiff.engines.workflow import OptionError
+from anatodiff.metrics import ShippedFeatures
 from anatodiff.networks import Adapter
 
 
@@ -110,6 +111,43 @@ def adapter_codec(
             "clip_path: this network was trained with another encoder of conditions; give that one's path"
         )
     return codec
+
+
+def ct_copy_refusal(
+    adapter: Adapter,
+    autoencoder: LatentCodec,
+    refuse_copies_of: str | Path | None,
+    held_out_dir: str | Path | None,
+    cache_dir: str | Path,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> CopyRefusal | None:
+    """Prepare the search for copies among CT samples, see `copy_refusal`; None where it is not asked for.
+
+    Args:
+        adapter: the network, whose file says how its training read slices.
+        autoencoder: its autoencoder.
+        refuse_copies_of: folder of the scans that the network was trained on.
+        held_out_dir: folder of scans of other patients, which fix the thresholds.
+        cache_dir: folder of the caches.
+        device: where to compute the features.
+        seed: of the noise of the planted copies.
+
+    Raises:
+        OptionError: one folder without the other, or no CT network.
+        DatasetError: a folder cannot be used.
+        ReleaseError: planted copies were not found.
+    """
+    if not asks_for_refusal(refuse_copies_of, held_out_dir):
+        return None
+    facts, size = facts_of(adapter), adapter.network.input_size * autoencoder.factor
+    window, reading = HUWindow(*facts["window"]), facts["reading"]
+    training, held_out = (
+        CTDataset(make_ct_datalist(folder, facts["organs"], [], 0.0).train, size, cache_dir, window, **reading)
+        for folder in (refuse_copies_of, held_out_dir)
+        if folder is not None
+    )
+    return CopyRefusal(training, held_out, ShippedFeatures(device=device), seed)
 
 
 def ct_writer_of(

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from anatodiff.diffusion.draws import generator
 from anatodiff.engines.ct_samples import CTSamples, CTSlices
+from anatodiff.engines.workflow import OptionError
 from anatodiff.metrics import (
     LPIPS,
     CopyDetector,
@@ -206,6 +207,34 @@ def noise_response(rows: Any, hu: torch.Tensor, found: torch.Tensor, label: int)
     measured, requested = noise_level(hu, region, requested=rows.noise.float())  # (N,), (N,)
     requested[~rows.has_noise] = torch.nan
     return dose_response(requested, measured, rows.doses)
+
+
+def quality_scores(
+    network: FeatureNetwork, samples: CTSamples, real_images: torch.Tensor, real_doses: torch.Tensor
+) -> dict[str, Compared]:
+    """Score samples, and real slices beside them, by a network that rates the quality of CT images (tables 2 and 4).
+
+    Args:
+        network: a score for each image.
+        samples: with or without known doses.
+        real_images: (M, 1, S, S) the slices that the requests are of.
+        real_doses: (M,) their doses.
+
+    Returns:
+        "score" of all, and "score_at_D" of each dose.
+
+    Raises:
+        OptionError: the network makes more than one number of an image.
+    """
+    found, beside = network(samples.images), network(real_images)  # (N, 1), (M, 1)
+    if found.shape[1] != 1:
+        raise OptionError(f"iqa_network makes {found.shape[1]} numbers of an image; give one that makes a score")
+    scores, real = found[:, 0].numpy(), beside[:, 0].numpy()
+    compared = {"score": Compared(mean_measure(scores), len(scores), mean_measure(real))}
+    for dose in samples.doses[~samples.doses.isnan()].unique().tolist():
+        at, there = (samples.doses == dose).numpy(), (real_doses == dose).numpy()
+        compared[f"score_at_{dose:g}"] = Compared(mean_measure(scores[at]), int(at.sum()), mean_measure(real[there]))
+    return compared
 
 
 def copies(

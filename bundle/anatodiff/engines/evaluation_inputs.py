@@ -80,6 +80,16 @@ def feature_network(
     return RememberedFeatures(ShippedFeatures(device=device), takes, cache_dir)
 
 
+def score_network(path: str | Path | None, device: str | torch.device = "cpu") -> FeatureNetwork | None:
+    """Read a network that rates images; None where none is given.
+
+    Args:
+        path: TorchScript file, (B, 1, H, W) in [0, 1] to (B, 1).
+        device: where to compute.
+    """
+    return None if path is None else TorchScriptFeatures(path, device=device)
+
+
 def perceptual_distance(
     network: str | Path | None = None,
     weights: str | Path | None = None,

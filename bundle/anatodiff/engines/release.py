@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from anatodiff.autoencoders import ImageDataset
+from anatodiff.autoencoders import CTDataset, ImageDataset
 from anatodiff.data import make_datalist
 from anatodiff.engines.places import local_folder
 from anatodiff.engines.privacy import controlled_detector, missed_ways
@@ -69,8 +69,8 @@ class CopyRefusal:
 
     def __init__(
         self,
-        training: ImageDataset,
-        held_out: ImageDataset,
+        training: ImageDataset | CTDataset,
+        held_out: ImageDataset | CTDataset,
         features: FeatureNetwork,
         seed: int = 0,
     ) -> None:
@@ -165,14 +165,29 @@ def copy_refusal(
         DatasetError: a folder cannot be used.
         ReleaseError: planted copies were not found.
     """
-    if refuse_copies_of is None and held_out_dir is None:
+    if not asks_for_refusal(refuse_copies_of, held_out_dir):
         return None
-    if refuse_copies_of is None or held_out_dir is None:
-        missing = "refuse_copies_of" if refuse_copies_of is None else "held_out_dir"
-        raise OptionError(f"{missing} is missing: give both refuse_copies_of and held_out_dir, or none of them")
     # Images with burned-in annotation, too: a search for copies must see all that the training may have seen.
     training, held_out = (
         ImageDataset(make_datalist(folder, test_fraction=0, allow_burned_in=True).train, image_size, cache_dir)
-        for folder in (local_folder(place, cache_dir) for place in (refuse_copies_of, held_out_dir))
+        for folder in (
+            local_folder(place, cache_dir) for place in (refuse_copies_of, held_out_dir) if place is not None
+        )
     )
     return CopyRefusal(training, held_out, ShippedFeatures(device=device), seed)
+
+
+def asks_for_refusal(refuse_copies_of: str | Path | None, held_out_dir: str | Path | None) -> bool:
+    """Tell whether copies are to be refused.
+
+    Args:
+        refuse_copies_of: folder of the images that the network was trained on.
+        held_out_dir: folder of real images of other patients.
+
+    Raises:
+        OptionError: one folder without the other.
+    """
+    if (refuse_copies_of is None) != (held_out_dir is None):
+        missing = "refuse_copies_of" if refuse_copies_of is None else "held_out_dir"
+        raise OptionError(f"{missing} is missing: give both refuse_copies_of and held_out_dir, or none of them")
+    return refuse_copies_of is not None
