@@ -293,7 +293,10 @@ def kept_of(new: DiT, old: DiT) -> set[str]:
         (how("global"), ("parts.global.project.", "parts.global.encoders.")),
         (how("global", "spatial", fusion="sum"), ("parts.global.project.", "parts.global.encoders.")),
         (how(layout=ContextLayout(("noise",), (2,))), ("parts.global.project.", "parts.global.encoders.noise.")),
-        (how("global", layout=ContextLayout(("mask",), (3,))), ("parts.global.project.", "parts.global.encoders.mask.")),
+        (
+            how("global", layout=ContextLayout(("mask",), (3,))),
+            ("parts.global.project.", "parts.global.encoders.mask."),
+        ),
         (how("tokens"), ()),
     ],
     ids=["the same", "without spatial", "sum", "noise alone", "mask alone", "tokens"],
