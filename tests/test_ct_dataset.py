@@ -68,7 +68,7 @@ def test_every_slice_is_there_at_every_dose(dataset: CTDataset, phantoms: Path) 
         torch.uint8,
     )
     assert dataset.mask.shape == (n, SIDE, SIDE)
-    assert 0 <= float(dataset.images.min()) and float(dataset.images.max()) <= 1
+    assert float(dataset.images.min()) >= 0 and float(dataset.images.max()) <= 1
     assert dataset.has_noise.all() and dataset.has_mask.all()
     assert dataset.labels.dtype == torch.int64 and dataset.labels.tolist() == [0] * n
     assert dataset.organs == ORGANS and dataset.window == WINDOW
