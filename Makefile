@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 AUDIT := .audit
 MONAILABEL := .monailabel
-EXTRAS := dicom,docs,fast,generative,pacs,test,tracking
+EXTRAS := clip,dicom,docs,fast,generative,pacs,test,tracking
 SHARED := $(CURDIR)/../shared
 
 .PHONY: setup train test test-all monailabel monailabel-test lint docs zoo-check audit

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from anatodiff.autoencoders.context import ContextCodec, ContextLayout, mask_picture, noise_picture
 from anatodiff.files import sha256_of
@@ -53,10 +55,15 @@ class CLIPCodec(ContextCodec):
         if not weights.is_file():
             raise WeightsError(f"{path}: no folder of a CLIP model with {WEIGHTS_NAME}; save one by save_pretrained")
         try:
-            model = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             first = str(error).splitlines()[0]
             raise WeightsError(f"{path}: not a CLIP model that transformers reads ({first}); give another") from error
+        model, loading = loaded
+        if loading["missing_keys"]:  # transformers would draw them at random
+            raise WeightsError(f"{path}: not a CLIP model, it lacks {min(loading['missing_keys'])}; give another")
         self.model, self.device = model.eval().requires_grad_(False).to(device), device
         self.side, self.features = int(model.config.image_size), int(model.config.projection_dim)
         self.key = ["clip", sha256_of(weights), *self.key]

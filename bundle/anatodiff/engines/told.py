@@ -141,12 +141,13 @@ def held_back_requests(test: CTDataset, train: CTDataset, samples: int, seed: in
     wants_mask = bool(test.has_mask.any() or train.has_mask.any())
     source = test if not wants_mask or bool(test.has_mask.any()) else train
     usable = source.has_mask if wants_mask else torch.ones(len(source), dtype=torch.bool)
-    doses = torch.unique(source.doses)
+    doses = torch.unique(source.doses[usable])
     of_dose = []
     for number, dose in enumerate(doses.tolist()):
         rows = torch.nonzero(usable & (source.doses == dose))[:, 0]  # (m,)
         of_dose.append(rows[torch.randperm(len(rows), generator=generator(seed, number, "requests"))])
-    rows = torch.stack([of_dose[k % len(doses)][k // len(doses) % len(of_dose[0])] for k in range(samples)])  # (N,)
+    turns = ((of_dose[k % len(doses)], k // len(doses)) for k in range(samples))
+    rows = torch.stack([rows[turn % len(rows)] for rows, turn in turns])  # (N,)
     requests = CTRequests.of(source, rows)
     if source is train:
         requests.references.fill_(-1)

@@ -161,6 +161,9 @@ def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, pre
         )
     if settings["kind"] not in ("dit", "merged", "adapter"):
         raise WeightsError(f"{path}: expected weights of kind 'dit', found {settings['kind']}; give the right file")
+    if "architecture" in settings["network"]:
+        found = settings["network"]["architecture"]
+        raise WeightsError(f"{path}: a U-Net ({found}) is no base; give a DiT that was trained with finetuning 'full'")
     if settings.get("shapes"):
         raise WeightsError(f"{path}: merged weights with shape prototypes cannot be fine-tuned again; give their base")
     if autoencoder is not None and settings["autoencoder_sha256"] != autoencoder.sha256:

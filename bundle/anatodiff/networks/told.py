@@ -90,6 +90,7 @@ def condition_header(network: DiT | ConditionedUNet) -> dict[str, Any]:
 
 
 def conditions_from(network: DiT, header: dict[str, Any]) -> None:
-    """Give a network the conditions that its file describes, if any; their weights are read after."""
+    """Give a network the conditions that its file describes and no others; their weights are read after."""
+    network.conditions = None  # a base's own may have been taken away
     if header.get(HEADER) is not None:
         network.add_conditions(header[HEADER])

@@ -48,7 +48,7 @@ def organ_labels(organs: Organs, mask: Path | None) -> dict[str, list[int]]:
         raise DatasetError(f"organs: {len(organs)} of them; name 1 to {MAX_ORGANS}, for instance ['liver']")
     if isinstance(organs, Mapping):
         for name, labels in organs.items():
-            if not labels or any(not isinstance(label, int) or label < 1 for label in labels):
+            if not isinstance(labels, Sequence) or not labels or not all(_is_label(label) for label in labels):
                 raise DatasetError(
                     f"organs: {name!r} has labels {labels}; give whole numbers above 0, as {{{name!r}: [1]}}"
                 )
@@ -61,6 +61,10 @@ def organ_labels(organs: Organs, mask: Path | None) -> dict[str, list[int]]:
             there = f"known there are {', '.join(known)}" if known else "its labels' names are not known"
             raise DatasetError(f"{mask}: no organ {name!r}, {there}; give organs with labels, as {{{name!r}: [1]}}")
     return {name: known[name] for name in organs}
+
+
+def _is_label(label: object) -> bool:
+    return isinstance(label, int) and not isinstance(label, bool) and label > 0
 
 
 def _known(mask: Path) -> dict[str, list[int]]:
