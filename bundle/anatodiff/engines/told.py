@@ -49,7 +49,7 @@ class Told:
             raise OptionError(f"condition_dropout must be 0 to 1, got {self.dropout}")
 
     def preview(self, images: int) -> torch.Tensor:
-        """Contexts (B, ...) of at most so many slices, evenly spread."""
+        """Contexts (B, ...) of so many slices, evenly spread; of fewer slices some are shown again."""
         rows = torch.linspace(0, len(self.shown) - 1, images).round().long()  # (B,)
         return self.shown.context[rows]
 

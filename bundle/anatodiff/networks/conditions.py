@@ -206,7 +206,16 @@ class Conditions(nn.Module):
 
         Returns:
             x (B, T, D), and c (B, D), or (B, T, D) with tokens.
+
+        Raises:
+            ValueError: the context has another layout.
         """
+        channels = sum(self.settings["sizes"])
+        if context.shape[1] != channels:
+            raise ValueError(
+                f"these conditions take a context of {channels} channels, got {tuple(context.shape)}; encode it as in "
+                "the network's training"
+            )
         for part in self.parts.values():
             x, c = part(x, c, context)
         return x, c
