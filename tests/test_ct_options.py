@@ -51,7 +51,8 @@ REFUSED = {
     (TRAIN, "simulate_low_dose"): "no low-dose partner", (TRAIN, "clip_path"): "CLIP has no places",
     (NATURAL, "clip_path"): "CLIP has no places", (INFERENCE, "clip_path"): "CLIP has no places",
     (EVALUATE, "slices_per_scan"): "is of held-back slice", (EVALUATE, "simulate_low_dose"): "no low-dose partner",
-    (INFERENCE, "organs"): "label 5 is out of range", (EVALUATE, "run_dir"): "no such folder", (EVALUATE, "generated_dir"): "no samples",
+    (INFERENCE, "organs"): "label 5 is out of range", (EVALUATE, "run_dir"): "no such folder",
+    (EVALUATE, "generated_dir"): "no samples",
     (EVALUATE, "image_size"): "set|give image_size", (EVALUATE, "feature_channels"): "set feature_channels",
 }  # fmt: skip
 # Tested where the configs below are: their defaults alone are other ones here.
