@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import ROOT, SIZE, make_weights, options_for, run_workflow
+from support import ROOT, SIZE, CTTrainer, make_weights, options_for, run_workflow
 
 from anatodiff.data import write_radiograph
+from anatodiff.data.phantom import write_ct_phantoms
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,6 +61,25 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that evaluations share: most of their time goes into features of the same images."""
     return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="session")
+def ct_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CT of five patients, two slices each, at two doses and with labels."""
+    return write_ct_phantoms(tmp_path_factory.mktemp("ct"), 5, slices=2, size=SIZE, seed=3, workers=1)
+
+
+@pytest.fixture(scope="session")
+def train_ct(ct_phantoms: Path, small_weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> CTTrainer:
+    """Trains CT networks; slices and latents, which are the same for most of them, are kept."""
+    given = {"dataset_dir": str(ct_phantoms), "cache_dir": str(tmp_path_factory.mktemp("ct_cache")), **small_weights}
+    return CTTrainer(given, tmp_path_factory.mktemp)
+
+
+@pytest.fixture(scope="session")
+def cat_diff(train_ct: CTTrainer) -> Path:
+    """A finished run of Cat-Diff."""
+    return train_ct()
 
 
 Run = Callable[..., Path]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "inference": {"sampling_steps": 3, "samples_per_class": 3, "guidance_scale": 2.0},
     "evaluate": {"image_size": SIZE, "nearest_k": 3},
+    "ct_cat_diff": {
+        "n_prototypes": 0, "doses": [0.25, 1.0], "slices_per_scan": 2, "measured": [], "samples_per_class": 4,
+        "learning_rate": 0.01, "preview_images": 2,
+    },
+    "ct_natural": {"doses": [0.1, 0.5]},
+    "ct_evaluate": {"image_size": SIZE, "doses": [0.25, 1.0], "slices_per_scan": 2, "segmentation_steps": 2},
 }  # fmt: skip
 
 
@@ -184,15 +191,29 @@ def with_burned_in(images: Path, folder: Path) -> str:
     return str(folder)
 
 
-def run_workflow(name: str, **options: Any) -> None:
+def small_settings(*names: str) -> dict[str, Any]:
+    """The small settings of a config and of overlays over it, of those that the workflow reads."""
+    small = {key: value for name in names for key, value in SMALL.get(name, {}).items()}
+    if names[0] == "inference":
+        return small if len(names) == 1 else {**SMALL["inference"], "samples_per_class": 2}
+    return small
+
+
+def config_files(*names: str) -> list[str]:
+    """The paths of a config and of overlays over it."""
+    return [str(ROOT / "configs" / f"{name}.json") for name in names]
+
+
+def run_workflow(*names: str, **options: Any) -> None:
     """Run a workflow in this process under its small settings; an error is raised as its cause.
 
     Args:
-        name: the config's name without ending.
+        names: the config's name without ending, and those of overlays.
         options: as on the command line.
     """
-    kind = "infer" if name == "inference" else "train"
-    workflow = ConfigWorkflow(str(ROOT / "configs" / f"{name}.json"), workflow_type=kind, **{**SMALL[name], **options})
+    kind = "infer" if names[0] == "inference" else "train"
+    settings = {**small_settings(*names), **options}
+    workflow = ConfigWorkflow(config_files(*names), workflow_type=kind, **settings)
     hook = sys.excepthook
     try:
         workflow.initialize()
@@ -202,6 +223,29 @@ def run_workflow(name: str, **options: Any) -> None:
     finally:
         workflow.finalize()
         sys.excepthook = hook
+
+
+class CTTrainer:
+    """Trains Cat-Diff and its variants on a folder of CT, each into a folder of its own, and samples.
+
+    Args:
+        given: options of all trainings.
+        make_folder: makes an empty folder.
+    """
+
+    def __init__(self, given: dict[str, str], make_folder: Callable[[str], Path]) -> None:
+        self.given, self.make_folder = given, make_folder
+
+    def __call__(self, *overlays: str, **options: Any) -> Path:
+        given = {**self.given, "output_dir": str(self.make_folder("ct_run")), **options}
+        run_workflow("train", "ct_cat_diff", *overlays, **given)
+        return Path(given["output_dir"])
+
+    def sample(self, run: Path, root: Path, **options: Any) -> Path:
+        """Sample with the network of a run into a folder below `root`; returns it."""
+        places = {"run_dir": str(run), "dataset_dir": str(root / "generated")}
+        run_workflow("inference", "ct_cat_diff", **{**self.given, **places, **options})
+        return root / "generated"
 
 
 def options_for(name: str, images: Path, weights: dict[str, str], root: Path) -> dict[str, str]:

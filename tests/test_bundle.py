@@ -14,8 +14,9 @@ from support import ROOT, SMALL, bundle_command, options_for, run_workflow
 
 from anatodiff.networks import load_adapter
 
-CONFIGS = ("train", "inference", "evaluate", "prepare", "train_autoencoder", "pretrain")
-OVERLAYS = ("paper", "multi_gpu", "sharpen")
+CONFIGS = ("train", "inference", "evaluate", "prepare", "train_autoencoder", "pretrain", "ct_evaluate")
+OVERLAYS = ("paper", "multi_gpu", "sharpen", "ct_cat_diff", "ct_natural", "ct_unet", "ct_seg_diff", "ct_spade")
+OVERLAYS += ("ct_controlnet", *(f"na_diff_{letter}" for letter in "abcdef"))
 
 
 def test_layout_of_a_bundle() -> None:
@@ -65,7 +66,7 @@ def test_properties_of_the_inference_workflow(
 def test_paths_follow_the_bundle_root(name: str) -> None:
     workflow = ConfigWorkflow(str(ROOT / "configs" / f"{name}.json"), bundle_root="/elsewhere")
     workflow.parser.parse()
-    place = "run_dir" if name in ("inference", "evaluate") else "output_dir"
+    place = "run_dir" if name in ("inference", "evaluate", "ct_evaluate") else "output_dir"
     assert workflow.parser.get_parsed_content(place).startswith("/elsewhere/output/")
 
 

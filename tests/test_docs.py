@@ -13,9 +13,16 @@ from support import ROOT
 
 from anatodiff.engines.workflow import TRACKING_KEYS
 
-CONFIGS = ("train", "inference")
+# Heading of a section -> configs whose options it explains.
+CONFIGS = {
+    "# Options": ("train", "inference"),
+    "## CT": ("ct_cat_diff", "ct_controlnet"),
+    "## Photographs before CT": ("ct_natural",),
+    "## Evaluation of CT": ("ct_evaluate",),
+}
 # Ids of MONAI's, not options.
 NO_OPTIONS = {"initialize", "finalize", "run", "training", "handlers", "network", "network_def", "bundle_root"}
+NO_OPTIONS |= {"elsewhere", "+elsewhere"}
 NO_OPTIONS |= TRACKING_KEYS
 
 
@@ -48,9 +55,11 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
 
-def test_every_option_is_explained() -> None:
-    text = (ROOT / "docs" / "options.md").read_text()
-    for name in CONFIGS:
+@pytest.mark.parametrize(("heading", "names"), CONFIGS.items(), ids=[", ".join(names) for names in CONFIGS.values()])
+def test_every_option_is_explained(heading: str, names: tuple[str, ...]) -> None:
+    sections = re.split(r"^(?=#)", (ROOT / "docs" / "options.md").read_text(), flags=re.MULTILINE)
+    text = next(section for section in sections if section.startswith(f"{heading}\n"))
+    for name in names:
         config = json.loads((ROOT / "configs" / f"{name}.json").read_text())
         plain = {key for key, value in config.items() if not isinstance(value, dict)} - NO_OPTIONS
         components = {key for key in plain if str(config[key]).startswith("$") and not key.endswith(("_dir", "_path"))}

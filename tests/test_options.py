@@ -31,7 +31,7 @@ from support import (
     write_pictures,
 )
 
-from anatodiff.data import read_radiograph
+from anatodiff.data import read_ct, read_radiograph
 from anatodiff.engines.workflow import TRACKING_KEYS
 from anatodiff.weights import load_weights
 
@@ -209,12 +209,12 @@ class Listener(logging.Handler):
         self.said.append(record.getMessage())
 
 
-def observe(name: str, root: Path, options: dict[str, Any]) -> Seen:
+def observe(name: str | tuple[str, ...], root: Path, options: dict[str, Any]) -> Seen:
     """Run a workflow and collect all that a user could notice: files with their bytes, and what was said."""
     listener, logger = Listener(), logging.getLogger("anatodiff")
     logger.addHandler(listener)
     try:
-        run_workflow(name, **options)
+        run_workflow(*([name] if isinstance(name, str) else name), **options)
     finally:
         logger.removeHandler(listener)
     files = {
@@ -237,7 +237,11 @@ def content(file: Path) -> bytes:
                 "select experiments.name, runs.name from runs join experiments using (experiment_id)"
             )
             return repr([[name for name in row if "-" not in name] for row in names]).encode()
-    if file.name.endswith((".dcm", ".png", ".nii.gz")) and "samples" in file.parts:
+    if file.name.startswith("sample_") and file.name.endswith("_ct.nii.gz"):
+        return read_ct(file).slices.tobytes()
+    if file.name.startswith("slice_"):  # of a DICOM series: the same in whole HU
+        return b""
+    if file.name.endswith((".dcm", ".png", ".nii.gz")) and "samples" in file.parts and file.parts[-1][:7] != "sample_":
         return read_radiograph(file).pixels.tobytes()
     if file.name.endswith(".dcm"):  # without what is derived from the recipe alone
         dataset = pydicom.dcmread(file)
@@ -249,6 +253,10 @@ def content(file: Path) -> bytes:
     if file.name.endswith(".png"):
         return repr((read_radiograph(file).pixels.tolist(), read_radiograph(file).spacing)).encode()
     kinds = {"adapter": "adapter", "dit": "dit", "autoencoder": "autoencoder"}
+    if file.name == "ct_metrics.json":
+        return json.dumps(
+            {key: part for key, part in json.loads(file.read_text()).items() if key != "settings"}
+        ).encode()
     if file.name == "evaluation.json":
         return json.dumps(json.loads(file.read_text())["metrics"]).encode()
     if file.stem not in kinds:

@@ -10,7 +10,7 @@ import torch
 
 from anatodiff.autoencoders import ContextCodec, CTDataset, CTRequests, LatentCodec
 from anatodiff.data.ct import HUWindow, make_ct_datalist, organ_labels
-from anatodiff.data.ct.organs import Organs
+from anatodiff.data.ct.organs import Organs, highest_label
 from anatodiff.engines.ct_requests import file_requests
 from anatodiff.engines.ct_writer import SPACING, CTSampleWriter
 from anatodiff.engines.manifest import Provenance
@@ -75,7 +75,8 @@ def ct_requests(
         raise OptionError(f"organs {list(organs)}: this network knows {facts['organs']}, in this order; name these")
     labels: Mapping[str, Sequence[int]] = {} if mask_path is None else organ_labels(organs, Path(mask_path))
     size = adapter.network.input_size * autoencoder.factor
-    return file_requests(mask_path, noise_path, noise_level, labels, size, samples)
+    highest = 0 if mask_path is None else highest_label(Path(mask_path))
+    return file_requests(mask_path, noise_path, noise_level, labels, size, samples, highest)
 
 
 def adapter_codec(

@@ -28,6 +28,7 @@ def file_requests(
     organs: Mapping[str, Sequence[int]],
     image_size: int,
     samples: int,
+    highest_label: int = 0,
 ) -> CTRequests:
     """Make requests of a user's files, slice by slice: a mask, noise, or both.
 
@@ -42,6 +43,7 @@ def file_requests(
             label from an earlier one. Other labels up to the highest named one are background.
         image_size: side S of the slices to make, pixels.
         samples: slices to make for each one asked for; they follow each other.
+        highest_label: of the mask, where it is known and above all that are named.
 
     Returns:
         The requests.
@@ -51,7 +53,7 @@ def file_requests(
         CTError: a file cannot be read, has a label out of range or noise below 0, or the two are not of the same place.
     """
     _check_options(mask_path, noise_path, noise_level, image_size, samples)
-    channels = _channels(organs, mask_path is not None)
+    channels = _channels(organs, mask_path is not None, highest_label)
     mask = None if mask_path is None else read_ct_labels(mask_path, len(channels))
     noise = None if noise_path is None else read_ct_noise(noise_path)
     if mask is not None and noise is not None:
@@ -96,8 +98,8 @@ def _check_options(
             raise OptionError(f"{name} is {value}; give at least 1")
 
 
-def _channels(organs: Mapping[str, Sequence[int]], needed: bool) -> np.ndarray:
-    """Table from the labels of a file, up to the highest that is named, to those of the network, uint8."""
+def _channels(organs: Mapping[str, Sequence[int]], needed: bool, highest_label: int) -> np.ndarray:
+    """Table from the labels of a file, up to the highest that is known, to those of the network, uint8."""
     if (needed and not organs) or len(organs) > MOST_ORGANS:
         raise OptionError(f"organs names {len(organs)} organs; give 1 to {MOST_ORGANS}, each with its labels")
     named = [(name, label) for name, labels in organs.items() for label in labels]
@@ -106,7 +108,7 @@ def _channels(organs: Mapping[str, Sequence[int]], needed: bool) -> np.ndarray:
             raise OptionError(f"organs has the name {name!r}; give printable names without {SEPARATOR!r}")
         if not labels:
             raise OptionError(f"organs gives {name} no label; give a list of labels of the mask")
-    table = np.zeros(max((label for _, label in named if _is_label(label)), default=0) + 1, np.uint8)
+    table = np.zeros(max([highest_label, *(label for _, label in named if _is_label(label))]) + 1, np.uint8)
     for name, label in named:
         if not _is_label(label):
             raise OptionError(f"organs gives {name} the label {label!r}; give whole numbers from 1 to 65535")

@@ -25,8 +25,12 @@ class LearningRate:
         decay_steps: int | None = None,
         accumulation_steps: int = 1,
     ) -> None:
-        if warmup_steps < 0 or (decay_steps is not None and decay_steps <= warmup_steps):
-            raise ValueError(f"need 0 <= warmup_steps < decay_steps, got {warmup_steps} and {decay_steps}")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
+        if decay_steps is not None and decay_steps <= warmup_steps:
+            raise ValueError(
+                f"warmup_steps {warmup_steps} leaves nothing of {decay_steps} steps; lower it, or raise max_epochs"
+            )
         self.optimizer, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
         self.accumulation_steps = accumulation_steps
         self.peaks = [group["lr"] for group in optimizer.param_groups]

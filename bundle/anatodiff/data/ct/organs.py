@@ -21,6 +21,7 @@ TOTAL_SEGMENTATOR = {
     "pancreas": [7],
     "lungs": [10, 11, 12, 13, 14],
 }
+TOTAL_SEGMENTATOR_LABELS = 117
 TOTAL_SEGMENTATOR_NAME = re.compile(r".*_seg117\.nii(?:\.gz)?", re.IGNORECASE)
 PHANTOM_FILE = "phantoms.json"
 PARTS = {"liver": ["liver_lesion"]}  # of the phantoms' labels: what a name includes
@@ -61,6 +62,13 @@ def organ_labels(organs: Organs, mask: Path | None) -> dict[str, list[int]]:
             there = f"known there are {', '.join(known)}" if known else "its labels' names are not known"
             raise DatasetError(f"{mask}: no organ {name!r}, {there}; give organs with labels, as {{{name!r}: [1]}}")
     return {name: known[name] for name in organs}
+
+
+def highest_label(mask: Path) -> int:
+    """Find the highest label that a segmentation may have where its labels are known by name, else 0."""
+    if TOTAL_SEGMENTATOR_NAME.fullmatch(mask.name):
+        return TOTAL_SEGMENTATOR_LABELS
+    return max((label for labels in _known(mask).values() for label in labels), default=0)
 
 
 def _is_label(label: object) -> bool:
