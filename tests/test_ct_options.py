@@ -20,7 +20,8 @@ from anatodiff.data import write_ct_mask, write_ct_noise
 TRAIN, INFERENCE = ("train", "ct_cat_diff"), ("inference", "ct_cat_diff")
 NATURAL, EVALUATE = ("pretrain", "ct_natural"), ("ct_evaluate",)
 # option -> another value. "@new": another place, "@fewer": the phantoms without the last patient, "@mask" and "@noise":
-# files of a request, "@network": a segmentation, "@none": a folder with nothing in it; the rest as in test_options.
+# files of a request, "@network": a segmentation, "@score": a rating, "@none": a folder with nothing in it; the rest as
+# in test_options.
 CHANGES: dict[tuple[str, ...], dict[str, Any]] = {
     TRAIN: {
         "dataset_dir": "@fewer", "phantom_images": 3, "max_scans": 4, "slices_per_scan": 1, "conditions_of": ["noise"],
@@ -43,7 +44,8 @@ CHANGES: dict[tuple[str, ...], dict[str, Any]] = {
         "test_fraction": 0.4, "split_seed": 6, "segmentation_network": "@network", "segmentation_steps": 3,
         "noise_organ": "spleen", "pixel_spacing": 2.0, "downstream": True, "downstream_seeds": [1],
         "feature_network": "@features", "feature_channels": 1, "feature_size": 32, "feature_mean": 0.2,
-        "feature_std": [0.5, 0.4, 0.3], "lpips_network": "@vgg16", "lpips_weights": "@lpips", "seed": 5,
+        "feature_std": [0.5, 0.4, 0.3], "lpips_network": "@vgg16", "lpips_weights": "@lpips", "iqa_network": "@score",
+        "seed": 5,
     },
 }  # fmt: skip
 # What cannot fit is refused, and the refusal is what the option changes.
@@ -111,6 +113,7 @@ class Makers:
             "@mask": lambda: request(folder)[0],
             "@noise": lambda: request(folder)[1],
             "@network": lambda: network(folder),
+            "@score": lambda: score(folder),
             "@features": lambda: make_features(folder, seed),
             "@vgg16": lambda: make_vgg16(folder, seed),
             "@lpips": lambda: make_lpips(folder, seed),
@@ -138,6 +141,18 @@ def request(folder: Path) -> tuple[str, str]:
     mask = write_ct_mask(folder / "mask.nii.gz", labels, (3.0, 1.5, 1.5))
     noise = write_ct_noise(folder / "noise.nii.gz", labels * np.float32(10), (3.0, 1.5, 1.5))
     return str(mask), str(noise)
+
+
+class Score(torch.nn.Module):
+    """Rates an image by its brightness."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+def score(folder: Path) -> str:
+    torch.jit.script(Score()).save(str(folder / "score.pt"))
+    return str(folder / "score.pt")
 
 
 def network(folder: Path) -> str:
