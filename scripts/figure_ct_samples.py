@@ -25,8 +25,10 @@ def outlined(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.maximum(image, border)  # (1, S, S)
 
 
-def rows_of(runs: list[Path], numbers: list[int], window: str) -> tuple[list[list[torch.Tensor]], list[str]]:
-    """Read the rows of the picture: the requested noise, then the slices of each run with the requested outline."""
+def rows_of(
+    runs: list[Path], numbers: list[int], window: str, plain: bool
+) -> tuple[list[list[torch.Tensor]], list[str]]:
+    """Read the rows of the picture: the requested noise, then the slices of each run, outlined or plain."""
     rows, titles = [], []
     for run in runs:
         row = []
@@ -37,8 +39,10 @@ def rows_of(runs: list[Path], numbers: list[int], window: str) -> tuple[list[lis
                 raise DatasetError(f"{path}: no such sample; give runs that sampled {max(numbers) + 1} slices or more")
             volume = read_ct(path)
             image = torch.from_numpy(ct_window(window).to_unit(volume.slices))  # (1, S, S)
-            mask = read_ct_mask(f"{stem}_seg.nii.gz", volume)[0].astype(np.int64)
-            row.append(outlined(image, torch.from_numpy(mask)))
+            if not plain:
+                mask = read_ct_mask(f"{stem}_seg.nii.gz", volume)[0].astype(np.int64)
+                image = outlined(image, torch.from_numpy(mask))
+            row.append(image)
         rows.append(row)
         titles.append(run.name)
     noise = [read_ct_noise(runs[0] / "samples" / f"{STEM.format(k)}_noise.nii.gz").slices for k in numbers]
@@ -53,10 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of CT trainings with the same seed")
     parser.add_argument("--numbers", type=int, nargs="+", default=list(range(6)), help="which samples")
     parser.add_argument("--window", default="abdomen", help="HU that are black and white, by name")
+    parser.add_argument("--plain", action="store_true", help="no outlines: masks of patients are not to be shown")
     parser.add_argument("--output", type=Path, required=True, help="picture to write, .png")
     options = parser.parse_args(arguments)
     try:
-        save_grid(options.output, *rows_of(options.runs, options.numbers, options.window))
+        save_grid(options.output, *rows_of(options.runs, options.numbers, options.window, options.plain))
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     print(f"wrote {options.output}")
