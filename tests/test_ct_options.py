@@ -77,9 +77,15 @@ def beside(names: tuple[str, ...], option: str) -> dict[str, Any]:
     if option == "mask_path":
         return {"organs": {"liver": [5]}}
     if option == "noise_organ":
-        return {"organs": ["liver", "spleen"]}
+        return {"organs": ["liver", "spleen"], "segmentation_network": "@liver"}
+    if option == "downstream":
+        return {"test_fraction": 0.5}
     if option == "downstream_seeds":
-        return {"downstream": True, "downstream_seeds": [0]}
+        return {"downstream": True, "downstream_seeds": [0], "test_fraction": 0.5}
+    if names == TRAIN and option in ("slices_per_scan", "organs"):
+        return {"test_fraction": 0.5}
+    if names == NATURAL and option in ("window_width", "noise_scale", "condition_dropout"):
+        return {"epoch_length": 4}  # an untrained DiT hears nothing: at first its gates are closed
     if option.startswith("feature_"):
         return {"feature_network": "@features", "feature_channels": 3}
     if option.startswith("lpips_"):
@@ -114,6 +120,7 @@ class Makers:
             "@noise": lambda: request(folder)[1],
             "@network": lambda: network(folder),
             "@score": lambda: score(folder),
+            "@liver": lambda: liver(folder),
             "@features": lambda: make_features(folder, seed),
             "@vgg16": lambda: make_vgg16(folder, seed),
             "@lpips": lambda: make_lpips(folder, seed),
@@ -141,6 +148,19 @@ def request(folder: Path) -> tuple[str, str]:
     mask = write_ct_mask(folder / "mask.nii.gz", labels, (3.0, 1.5, 1.5))
     noise = write_ct_noise(folder / "noise.nii.gz", labels * np.float32(10), (3.0, 1.5, 1.5))
     return str(mask), str(noise)
+
+
+class Liver(torch.nn.Module):
+    """Takes all of an image for the first of two organs."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        nothing = torch.zeros_like(images)
+        return torch.cat([nothing, nothing + 1, nothing], dim=1)
+
+
+def liver(folder: Path) -> str:
+    torch.jit.script(Liver()).save(str(folder / "liver.pt"))
+    return str(folder / "liver.pt")
 
 
 class Score(torch.nn.Module):
