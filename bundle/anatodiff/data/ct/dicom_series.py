@@ -76,6 +76,8 @@ def _slice_bytes(stored: np.ndarray, number: int, sample: list[str], origin: Ori
     dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     if placement.body_part is not None:
         dataset.BodyPartExamined = placement.body_part
+    else:  # of type 2C: it may be a paired part, and nobody says
+        dataset.Laterality = ""
     # Of type 2: there was no tube, no acquisition and nobody who lay in a scanner.
     dataset.KVP, dataset.AcquisitionNumber, dataset.PatientPosition = None, None, ""
     _add_plane(dataset, number, sample, placement)
