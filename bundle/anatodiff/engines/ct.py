@@ -177,7 +177,6 @@ class CTSampling:
         test: held-back slices.
         codec: encodes conditions.
         ways: how the network is told of them.
-        fusion: of the global vectors.
         seed: of the choice of the requests.
     """
 
@@ -185,7 +184,6 @@ class CTSampling:
     test: CTDataset
     codec: ContextCodec
     ways: Sequence[str]
-    fusion: str
     seed: int = 0
 
     @property

@@ -8,19 +8,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-import nibabel as nib
 import numpy as np
 import torch
 
 from anatodiff.data import DatasetError
-from anatodiff.data.ct import HUWindow, read_ct, read_ct_mask
-from anatodiff.data.ct.volume import CTVolume, canonical, check_same_grid
+from anatodiff.data.ct import HUWindow, read_ct, read_ct_mask, read_ct_noise
+from anatodiff.data.ct.volume import CTVolume, check_same_grid
 from anatodiff.data.errors import CTError, Refusal
+from anatodiff.engines.ct_requests import SEPARATOR
+from anatodiff.engines.ct_writer import COLUMNS, REQUESTS_NAME
 
-REQUESTS_NAME = "requests.csv"
-COLUMNS = ("sample", "dose", "organs", "reference")
 CT_ENDING, MASK_ENDING, NOISE_ENDING = "_ct.nii.gz", "_seg.nii.gz", "_noise.nii.gz"
-SEPARATOR = ";"
 
 
 class CTSlices(Protocol):
@@ -191,16 +189,11 @@ def _sample(
 
 
 def _read_map(path: Path, volume: CTVolume) -> np.ndarray:
-    """Read a noise map (S, S); `read_ct` would refuse one that is the same everywhere."""
+    """Read a noise map (S, S), and check that it lies on its sample."""
+    found = read_ct_noise(path)
     try:
-        stored = nib.Nifti1Image.from_filename(path)
-        values, _, affine = canonical(np.asarray(stored.get_fdata(dtype=np.float32)), stored.affine)
-        check_same_grid(values.shape, affine, volume, "give the map of this sample")
-        if not (np.isfinite(values).all() and values.min() >= 0):
-            raise Refusal("a noise map with values that are negative or not finite", "give standard deviations in HU")
-        return np.ascontiguousarray(values[0])
+        affine = np.eye(4) if found.affine is None else found.affine
+        check_same_grid(found.slices.shape, affine, volume, "give the map of this sample")
     except Refusal as refusal:
         raise CTError.of(path, refusal) from refusal
-    except Exception as error:
-        broken = Refusal(f"broken file ({type(error).__name__})", "sample again")
-        raise CTError.of(path, broken) from error
+    return found.slices[0]
