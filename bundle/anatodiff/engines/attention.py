@@ -42,7 +42,7 @@ def prototype_attention(
         network(x, timesteps, class_labels=class_labels)
     finally:
         handle.remove()
-    keys, _ = shapes.memory(network.embed(shapes.prototypes))  # (K*T, d)
+    keys, _ = shapes.memory(network.prototype_tokens())  # (K*T, d)
     weights = shapes.attention(queries[-1], keys)  # (B, T, K*T)
     return weights.unflatten(2, (len(shapes.prototypes), -1)).sum(3)  # (B, T, K)
 

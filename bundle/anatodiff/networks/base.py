@@ -21,11 +21,22 @@ from anatodiff.weights import Weights, WeightsError, read_weights, save_weights,
 SHIPPED_NAME = "dit.safetensors"
 MOST_LISTED = 20
 PUBLISHED_PREDICTIONS = ("epsilon", "flow")  # of DiT, of SiT
-DIT_SIZES: dict[str, dict[str, int]] = {
+DIT_SIZES: dict[str, dict[str, Any]] = {
     f"DiT-{name}/{patch}": {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": patch}
     for name, (depth, width, heads) in WIDTHS.items()
     for patch in (2, 4, 8)
 }
+# With a convolutional stem and head, for continuous noise levels: the variance is not learned.
+DIT_SIZES |= {
+    "ConvDiT-XS/4": {
+        "depth": 4, "hidden_size": 192, "num_heads": 6, "patch_size": 4, "learn_sigma": False,
+        "stem": {"channels": [48, 96], "blocks": 1},
+    },
+    "ConvDiT-S/4": {
+        "depth": 12, "hidden_size": 384, "num_heads": 6, "patch_size": 4, "learn_sigma": False,
+        "stem": {"channels": [96, 192], "blocks": 1},
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,16 +98,7 @@ def build_dit(size: str, num_classes: int, input_size: int, in_channels: int = 4
         raise ValueError(f"unknown DiT size {size!r}; choose one of {', '.join(DIT_SIZES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shape = DIT_SIZES[size]
-        return DiT(
-            input_size=input_size,
-            patch_size=shape["patch_size"],
-            in_channels=in_channels,
-            hidden_size=shape["hidden_size"],
-            depth=shape["depth"],
-            num_heads=shape["num_heads"],
-            num_classes=num_classes,
-        )
+        return DiT(input_size=input_size, in_channels=in_channels, num_classes=num_classes, **DIT_SIZES[size])
 
 
 def save_base(path: str | Path, base: Base, notes: dict[str, Any], half: bool = True) -> str:

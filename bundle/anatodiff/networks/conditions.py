@@ -121,24 +121,31 @@ class TokenConditions(nn.Module):
 
 
 class SpatialConditions(nn.Module):
-    """The conditions as more channels of the DiT's input; the new part of its patch embedding starts at zero.
+    """The conditions as more channels of the network's input; the new part of its first layer starts at zero.
 
-    The sum of two embeddings is the embedding of the concatenated channels.
+    The sum of two embeddings is the embedding of the concatenated channels. The first layer is the patch embedding, or
+    the stem's first convolution, where the conditions keep the latent's resolution.
 
     Args:
         channels: of the context.
         patch_size: of the DiT.
         hidden_size: width D of the DiT.
+        stem_channels: channels of the stem's first features; None: there is no stem.
     """
 
-    def __init__(self, channels: int, patch_size: int, hidden_size: int) -> None:
+    def __init__(self, channels: int, patch_size: int, hidden_size: int, stem_channels: int | None = None) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size, bias=False)
+        if stem_channels is None:
+            self.embed = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size, bias=False)
+        else:
+            self.embed = nn.Conv2d(channels, stem_channels, 3, padding=1, bias=False)
+        self.tokens = stem_channels is None
         nn.init.zeros_(self.embed.weight)
 
     def forward(self, x: torch.Tensor, c: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tell the conditions; x (B, T, D), c (B, D), context (B, C, h, w) -> x with them (B, T, D), and c."""
-        return x + self.embed(context).flatten(2).transpose(1, 2), c  # (B, T, D)
+        """Add the conditions; x (B, T, D) or (B, C', h, w), c (B, D), context (B, C, h, w) -> x with them, and c."""
+        maps = self.embed(context)  # (B, D, h / p, w / p) or (B, C', h, w)
+        return x + (maps.flatten(2).transpose(1, 2) if self.tokens else maps), c  # (B, T, D) or (B, C', h, w)
 
 
 class Conditions(nn.Module):
@@ -154,6 +161,7 @@ class Conditions(nn.Module):
         hidden_size: width D of the DiT.
         patch_size: of the DiT.
         grid: patches per side.
+        stem_channels: channels of the stem's first features; None: there is no stem.
 
     Raises:
         ValueError: a way or a fusion is not known, or embeddings are asked for a place.
@@ -170,6 +178,7 @@ class Conditions(nn.Module):
         hidden_size: int,
         patch_size: int,
         grid: int,
+        stem_channels: int | None = None,
     ) -> None:
         super().__init__()
         if not ways or not set(ways) <= set(WAYS):
@@ -191,7 +200,7 @@ class Conditions(nn.Module):
         if "global" in ways:
             parts["global"] = GlobalConditions(names, sizes, form, features, hidden_size, fusion)
         if "spatial" in ways:
-            parts["spatial"] = SpatialConditions(channels, patch_size, hidden_size)
+            parts["spatial"] = SpatialConditions(channels, patch_size, hidden_size, stem_channels)
         if "tokens" in ways:  # last: from here on c has a vector for each patch
             parts["tokens"] = TokenConditions(channels, patch_size, hidden_size, grid)
         self.parts = nn.ModuleDict(parts)

@@ -12,13 +12,16 @@ from torch import nn
 
 from anatodiff.networks.dit import DiT
 from anatodiff.networks.layers import DiTBlock, TunedLinear
-from anatodiff.networks.low_rank import LowRank
+from anatodiff.networks.low_rank import ConvLowRank, LowRank
+from anatodiff.networks.stem import KERNEL, TunedConv2d, conv_blocks
 
 logger = logging.getLogger(__name__)
 
 MODES = ("full", "bitfit", "difffit", "lora", "selora")
 GAMMAS = ("block", "linear")
-LAYERS = ("qkv", "proj", "fc1", "fc2")
+LINEAR_LAYERS = ("qkv", "proj", "fc1", "fc2")
+CONVOLUTIONS = "conv"  # the convolutions of the stem's and the head's blocks
+LAYERS = (*LINEAR_LAYERS, CONVOLUTIONS)
 SELORA_START = 1  # rank that every layer begins with (Mao et al., section 3)
 
 
@@ -32,10 +35,12 @@ class FineTuning:
             information asks for it. All but "full" leave every other weight as it is; the label table, which is new,
             and the Shape Prototype Module and the conditions, where there are any, always train.
         gamma: scales of "difffit": "block": one vector on the attention and one on the feed-forward output of each
-            block (AnatoDiff eq. 9-10); "linear": one on each linear layer of the blocks (DiffFit's own).
+            block (AnatoDiff eq. 9-10), and one on the output of each convolutional block; "linear": one on each
+            linear layer and convolution of the blocks (DiffFit's own).
         lora_rank: rank of "lora", largest rank of "selora".
         lora_scale: factor of the additions (alpha / rank in LoRA's terms).
-        lora_layers: layers of each block that get an addition, of "qkv", "proj", "fc1", "fc2".
+        lora_layers: layers of each block that get an addition, of "qkv", "proj", "fc1", "fc2", "conv".
+        stem: also train every parameter of the convolutional stem and head, where the network has them.
 
     Raises:
         ValueError: an argument is not one of those named here.
@@ -51,6 +56,7 @@ class FineTuning:
     lora_rank: int = 8
     lora_scale: float = 1.0
     lora_layers: Sequence[str] = ("qkv", "proj")
+    stem: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -100,25 +106,53 @@ def prepare(model: DiT, how: FineTuning, seed: int = 0) -> None:
         how: settings.
         seed: of the low-rank layers' first weights.
     """
-    for block in model.blocks:
-        if how.mode == "difffit" and how.gamma == "block":
-            cast(DiTBlock, block).add_gammas()
-        for layer in block_layers(block, LAYERS) if how.mode == "difffit" and how.gamma == "linear" else []:
-            layer.add_gamma()
+    if how.mode == "difffit":
+        _add_gammas(model, how.gamma)
     if how.mode in ("lora", "selora"):
         _add_low_rank(model, how, seed)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(how.mode == "full" or _is_new(name) or _is_tuned(name, how.mode))
+        stem = how.stem and name.startswith(("stem.", "head."))
+        parameter.requires_grad_(how.mode == "full" or stem or _is_new(name) or _is_tuned(name, how.mode))
+
+
+def _add_gammas(model: DiT, gamma: str) -> None:
+    if gamma == "block":
+        for block in (*model.blocks, *conv_blocks(model)):
+            block.add_gammas() if isinstance(block, DiTBlock) else block.add_gamma()
+        return
+    for layer in tuned_layers(model, LAYERS):
+        layer.add_gamma()
 
 
 def _add_low_rank(model: DiT, how: FineTuning, seed: int) -> None:
+    if how.lora_layers == [CONVOLUTIONS] and not conv_blocks(model):
+        raise ValueError("lora_layers is 'conv', but this network has no convolutional stem; choose linear layers")
     start = SELORA_START if how.mode == "selora" else None
+    rest = how.lora_rank, how.lora_scale, start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for block in model.blocks:
-            for layer in block_layers(block, how.lora_layers):
-                addition = LowRank(layer.in_features, layer.out_features, how.lora_rank, how.lora_scale, start)
+        for layer in tuned_layers(model, how.lora_layers):
+            if isinstance(layer, TunedConv2d):
+                addition = ConvLowRank(layer.in_channels, layer.out_channels, KERNEL, *rest)
                 layer.low_rank = addition.to(layer.weight.device)
+            else:
+                layer.low_rank = LowRank(layer.in_features, layer.out_features, *rest).to(layer.weight.device)
+
+
+def tuned_layers(model: DiT, names: Sequence[str]) -> list[TunedLinear | TunedConv2d]:
+    """List the layers of all blocks that a fine-tune may enter.
+
+    Args:
+        model: network.
+        names: of `LAYERS`.
+
+    Returns:
+        linear layers, then convolutions, each in the order of the network.
+    """
+    found: list[TunedLinear | TunedConv2d] = [layer for block in model.blocks for layer in block_layers(block, names)]
+    if CONVOLUTIONS in names:
+        found += [layer for block in conv_blocks(model) for layer in (block.conv1, block.conv2)]
+    return found
 
 
 def block_layers(block: nn.Module, names: Sequence[str]) -> list[TunedLinear]:
@@ -210,5 +244,8 @@ def trained_names(model: nn.Module) -> list[str]:
         names in its state dict: each trained parameter, and the buffers that a fine-tune adds.
     """
     new = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    new |= {name for name, _ in model.named_buffers() if ".low_rank." in name or name == "shapes.prototypes"}
+    # An adapter gets the prototypes' tokens from its base; a network that was trained as a whole has none.
+    whole = all(parameter.requires_grad for parameter in model.parameters())
+    kept = ("shapes.prototypes", "shapes.tokens") if whole else ("shapes.prototypes",)
+    new |= {name for name, _ in model.named_buffers() if ".low_rank." in name or name in kept}
     return [name for name in model.state_dict() if name in new]

@@ -85,3 +85,38 @@ class LowRank(nn.Module):
     def product(self) -> torch.Tensor:
         """Return what the addition adds to the layer's weight, (out_features, in_features)."""
         return self.scale * self.b @ self.a
+
+
+class ConvLowRank(LowRank):
+    """The addition scale * B A x to a convolution: A of the kernel's size into r channels, B of 1 x 1 out of them.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the convolution's output.
+        kernel: side of the kernel, odd.
+        rank: rank r, the largest one for SeLoRA.
+        scale: factor of the addition, alpha / r in LoRA's terms.
+        start: rank to start with; None: all of it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        rank: int,
+        scale: float = 1.0,
+        start: int | None = None,
+    ) -> None:
+        super().__init__(in_channels * kernel**2, out_channels, rank, scale, start)
+        self.in_channels, self.kernel = in_channels, kernel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the addition; x (B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        a = self.a.view(-1, self.in_channels, self.kernel, self.kernel)  # (r, in_channels, k, k)
+        down = F.conv2d(x, a, padding=self.kernel // 2)  # (B, r, h, w)
+        return self.scale * F.conv2d(down, self.b[:, :, None, None])  # (B, out_channels, h, w)
+
+    def product(self) -> torch.Tensor:
+        """Return what the addition adds to the kernel, (out_channels, in_channels, k, k)."""
+        return super().product().view(-1, self.in_channels, self.kernel, self.kernel)

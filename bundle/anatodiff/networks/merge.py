@@ -13,8 +13,9 @@ from anatodiff.networks.adapter import adapter_network
 from anatodiff.networks.base import load_base
 from anatodiff.networks.conditioned_unet import ConditionedUNet
 from anatodiff.networks.dit import DiT
-from anatodiff.networks.finetuning import LAYERS, block_layers
+from anatodiff.networks.finetuning import LAYERS, tuned_layers
 from anatodiff.networks.layers import DiTBlock
+from anatodiff.networks.stem import conv_blocks
 from anatodiff.weights import load_weights, save_weights
 
 Denoising = TypeVar("Denoising", bound=DiT | ConditionedUNet)
@@ -25,7 +26,8 @@ def merged(network: Denoising) -> Denoising:
     """Fold what a fine-tune added into the weights that a plain DiT has.
 
     gamma (W x + b + B A x) becomes W' x + b' with W' = gamma (W + B A) and b' = gamma b; gamma_1 and gamma_2 of
-    eq. 9-10 go into the last layer of the attention and of the feed-forward. The Shape Prototype Module depends on
+    eq. 9-10 go into the last layer of the attention and of the feed-forward, the scale of a convolutional block into
+    its last convolution. The Shape Prototype Module depends on
     its input and stays.
 
     Args:
@@ -38,19 +40,23 @@ def merged(network: Denoising) -> Denoising:
     new = copy.deepcopy(network)
     if isinstance(new, ConditionedUNet):
         return new
+    outer: dict[int, torch.Tensor | None] = {}  # scales of a block, by its last layer
     for module in new.blocks:
         block = cast(DiTBlock, module)
-        for layer in block_layers(block, LAYERS):
-            if layer.low_rank is not None:
-                layer.weight.add_(layer.low_rank.product())  # (out, in)
-                layer.low_rank = None
-            outer = {id(block.attn.proj): block.gamma1, id(block.mlp.fc2): block.gamma2}.get(id(layer))
-            for gamma in (layer.gamma, outer):
-                if gamma is not None:
-                    layer.weight.mul_(gamma[:, None])  # (out, in)
-                    layer.bias.mul_(gamma)  # (out,)
-            layer.gamma = None
+        outer |= {id(block.attn.proj): block.gamma1, id(block.mlp.fc2): block.gamma2}
         block.gamma1 = block.gamma2 = None
+    for conv_block in conv_blocks(new):
+        outer[id(conv_block.conv2)] = conv_block.gamma
+        conv_block.gamma = None
+    for layer in tuned_layers(new, LAYERS):
+        if layer.low_rank is not None:
+            layer.weight.add_(layer.low_rank.product())  # (out, in) or (out, in, k, k)
+            layer.low_rank = None
+        for gamma in (layer.gamma, outer.get(id(layer))):
+            if gamma is not None:
+                layer.weight.mul_(gamma.reshape(-1, *[1] * (layer.weight.dim() - 1)))  # (out, in) or (out, in, k, k)
+                cast(torch.Tensor, layer.bias).mul_(gamma)  # (out,)
+        layer.gamma = None
     return new
 
 

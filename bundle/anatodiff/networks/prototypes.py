@@ -23,6 +23,7 @@ class ShapePrototypeModule(nn.Module):
     """
 
     prototypes: torch.Tensor
+    tokens: torch.Tensor | None  # (K, T, D) embedded once, where a stem makes embedding them in each step dear
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class ShapePrototypeModule(nn.Module):
             self.prototypes = nn.Parameter(prototypes.clone())
         else:
             self.register_buffer("prototypes", prototypes)
+        self.register_buffer("tokens", None)
         self.to_query = nn.Linear(hidden_size, width, bias=False)
         self.to_key = nn.Linear(hidden_size, width, bias=False)
         self.to_value = nn.Linear(hidden_size, width, bias=False)
