@@ -28,10 +28,12 @@ from anatodiff.networks import (
     trained_names,
     trained_parts,
 )
+from anatodiff.networks.layers import Attention, FeedForward
 from anatodiff.networks.low_rank import ConvLowRank
 from anatodiff.networks.stem import TunedConv2d, conv_blocks
 
 STEM = {"channels": [8, 16], "blocks": 1}
+GATED = {"qk_norm": True, "gated_mlp": True}
 SIDE = 16
 X = torch.randn(5, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 T = torch.tensor([0.0, 10.5, 300.0, 700.25, 999.0])
@@ -48,7 +50,7 @@ MAPS = ContextLayout(("noise", "mask"), (1, 2))
 def stem_dit(**changes: object) -> DiT:
     torch.manual_seed(0)
     settings = {"input_size": SIDE, "patch_size": 4, "hidden_size": 32, "depth": 4, "num_heads": 2, "num_classes": 3}
-    network = DiT(**{**settings, "learn_sigma": False, "stem": STEM, **changes})  # type: ignore[arg-type]
+    network = DiT(**{**settings, "learn_sigma": False, "stem": STEM, **GATED, **changes})  # type: ignore[arg-type]
     move(network)  # a base after training: nothing is zero any more
     return network
 
@@ -263,6 +265,26 @@ def test_spatial_conditions_keep_the_resolution_of_the_latent() -> None:
     assert context.grad is not None
     reach = context.grad[0].abs().amax(0)  # (h, w)
     assert reach[5, 5] != reach[4, 4]  # two pixels of one token are told apart
+
+
+def test_a_gated_feed_forward_layer_is_the_product_of_equation_6_of_its_paper() -> None:
+    layer = FeedForward(32, 4.0, gated=True)
+    x = torch.randn(2, 3, 32)
+    gate, value = torch.nn.functional.linear(x, layer.fc1.weight, layer.fc1.bias).split(layer.fc2.in_features, 2)
+    torch.testing.assert_close(layer(x), layer.fc2(gate * torch.sigmoid(gate) * value))
+    plain = FeedForward(32, 4.0)
+    counts = [sum(parameter.numel() for parameter in module.parameters()) for module in (layer, plain)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.07)
+
+
+def test_normalised_queries_and_keys_do_not_depend_on_their_size() -> None:
+    x = torch.randn(2, 5, 32)
+    for qk_norm in (True, False):
+        attention = Attention(32, 2, qk_norm)
+        before = attention(x)
+        attention.qkv.weight.data[:64] *= 3  # queries and keys, not values
+        attention.qkv.bias.data[:64] *= 3
+        assert torch.allclose(attention(x), before, atol=1e-4) == qk_norm
 
 
 def test_settings_travel_with_the_file(saved_base: tuple[Base, Path]) -> None:

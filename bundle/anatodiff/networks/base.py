@@ -30,11 +30,11 @@ DIT_SIZES: dict[str, dict[str, Any]] = {
 DIT_SIZES |= {
     "ConvDiT-XS/4": {
         "depth": 4, "hidden_size": 192, "num_heads": 6, "patch_size": 4, "learn_sigma": False,
-        "stem": {"channels": [48, 96], "blocks": 1},
+        "stem": {"channels": [48, 96], "blocks": 1}, "qk_norm": True, "gated_mlp": True,
     },
     "ConvDiT-S/4": {
         "depth": 12, "hidden_size": 384, "num_heads": 6, "patch_size": 4, "learn_sigma": False,
-        "stem": {"channels": [96, 192], "blocks": 1},
+        "stem": {"channels": [96, 192], "blocks": 1}, "qk_norm": True, "gated_mlp": True,
     },
 }  # fmt: skip
 
@@ -51,6 +51,7 @@ class Base:
         autoencoder_sha256: hash of the autoencoder in use with it.
         licence: licence of the data that it was trained on.
         diffusion: noise schedule and what the network predicts.
+        notes: how it was trained, as its file has it.
     """
 
     network: DiT
@@ -60,6 +61,7 @@ class Base:
     autoencoder_sha256: str
     licence: str
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def label_of(self, name: str | None) -> int:
         """Find the label of a class by its name; None is the null label.
@@ -186,6 +188,7 @@ def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, pre
         autoencoder_sha256=settings["autoencoder_sha256"],
         licence=settings["licence"] if "licence" in settings else licence_of_stage(settings),
         diffusion=diffusion,
+        notes=settings.get("notes", {}),
     )
 
 

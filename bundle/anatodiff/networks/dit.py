@@ -39,6 +39,8 @@ class DiT(nn.Module):
         learn_sigma: also predict the variance fraction (output has 2C channels).
         stem: settings of the convolutional stem and head, see `anatodiff.networks.stem.check_stem`; None: the plain
             DiT, whose tokens are linear maps of patches.
+        qk_norm: normalise queries and keys, see `Attention`; the plain DiT does not.
+        gated_mlp: gated feed-forward layers, see `FeedForward`; the plain DiT has none.
 
     Raises:
         ValueError: sizes do not fit each other.
@@ -59,6 +61,8 @@ class DiT(nn.Module):
         num_classes: int = 1,
         learn_sigma: bool = True,
         stem: Mapping[str, Any] | None = None,
+        qk_norm: bool = False,
+        gated_mlp: bool = False,
     ) -> None:
         super().__init__()
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
@@ -79,6 +83,7 @@ class DiT(nn.Module):
         }
         if stem is not None:
             self.settings["stem"] = check_stem(stem, patch_size)
+        self.settings |= {name: True for name, used in (("qk_norm", qk_norm), ("gated_mlp", gated_mlp)) if used}
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.null_label = num_classes  # the label that stands for no class
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
@@ -91,7 +96,8 @@ class DiT(nn.Module):
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
         self.register_buffer("pos_embed", position_embedding(input_size // patch_size, hidden_size))
-        self.blocks = nn.ModuleList([DiTBlock(hidden_size, num_heads, mlp_ratio) for _ in range(depth)])
+        block = hidden_size, num_heads, mlp_ratio, qk_norm, gated_mlp
+        self.blocks = nn.ModuleList([DiTBlock(*block) for _ in range(depth)])
         self.final_layer = FinalLayer(hidden_size, self.token_patch**2 * self.token_channels)
         self.shapes: ShapePrototypeModule | None = None
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -12,6 +12,8 @@ from torch import nn
 
 from anatodiff.networks.low_rank import LowRank
 
+GATED_MULTIPLE = 16  # hidden widths that matrix products are fast at
+
 
 def sinusoids(
     positions: torch.Tensor,
@@ -85,11 +87,18 @@ class TunedLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the patches of one image."""
+    """Multi-head self-attention over the patches of one image.
 
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    Args:
+        hidden_size: width D.
+        num_heads: attention heads.
+        qk_norm: bring queries and keys to unit root mean square before they are compared (Henry et al.,
+            https://arxiv.org/abs/2010.04245, without learned scales).
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.qk_norm = num_heads, qk_norm
         self.qkv = TunedLinear(hidden_size, 3 * hidden_size)
         self.proj = TunedLinear(hidden_size, hidden_size)
 
@@ -98,32 +107,56 @@ class Attention(nn.Module):
         b, t, d = x.shape
         qkv = self.qkv(x).reshape(b, t, 3, self.num_heads, d // self.num_heads)  # (B, T, 3, heads, D/heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, T, D/heads)
+        if self.qk_norm:
+            q, k = F.rms_norm(q, [d // self.num_heads]), F.rms_norm(k, [d // self.num_heads])
         out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, D/heads)
         return self.proj(out.transpose(1, 2).reshape(b, t, d))  # (B, T, D)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with a GELU between them, or a gated layer in place of the first.
 
-    def __init__(self, hidden_size: int, ratio: float) -> None:
+    Args:
+        hidden_size: width D.
+        ratio: hidden width over D; of a gated layer it is two thirds of that, so that both have as many parameters.
+        gated: the product of one half of the first layer's outputs with the SiLU of the other (SwiGLU, Shazeer,
+            https://arxiv.org/abs/2002.05202).
+    """
+
+    def __init__(self, hidden_size: int, ratio: float, gated: bool = False) -> None:
         super().__init__()
-        self.fc1 = TunedLinear(hidden_size, int(hidden_size * ratio))
-        self.fc2 = TunedLinear(int(hidden_size * ratio), hidden_size)
+        self.gated = gated
+        inner = (
+            int(hidden_size * ratio * 2 / 3 / GATED_MULTIPLE) * GATED_MULTIPLE if gated else int(hidden_size * ratio)
+        )
+        self.fc1 = TunedLinear(hidden_size, 2 * inner if gated else inner)
+        self.fc2 = TunedLinear(inner, hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform each patch; x (B, T, D) -> (B, T, D)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # (B, T, D)
+        x = self.fc1(x)  # (B, T, inner or 2 * inner)
+        if self.gated:
+            gate, value = x.chunk(2, dim=2)  # 2 x (B, T, inner)
+            return self.fc2(F.silu(gate) * value)  # (B, T, D)
+        return self.fc2(F.gelu(x, approximate="tanh"))  # (B, T, D)
 
 
 class DiTBlock(nn.Module):
     """A transformer block: adaLN-Zero (AnatoDiff eq. 6-8), DiffFit's scales (eq. 9-10), additions (eq. 13-14)."""
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qk_norm: bool = False,
+        gated: bool = False,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(hidden_size, num_heads)
+        self.attn = Attention(hidden_size, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.mlp = FeedForward(hidden_size, mlp_ratio)
+        self.mlp = FeedForward(hidden_size, mlp_ratio, gated)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
         self.gamma1: nn.Parameter | None
         self.gamma2: nn.Parameter | None
