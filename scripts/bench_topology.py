@@ -102,12 +102,12 @@ def share_of_a_step(base: Base, z: torch.Tensor, rounds: int, **settings: Any) -
     criterion = AnatoDiffLoss(schedule, topology)
     steps, parts = [], []
     for _ in range(rounds + 1):
-        index = torch.randint(len(schedule), (BATCH,))
+        index = schedule.draw(torch.rand(BATCH, dtype=torch.float64))
         noise, labels = torch.randn_like(z), torch.randint(2, (BATCH,))
         channels = torch.rand(BATCH, z.shape[1]).argsort(dim=1)
         start = time.perf_counter()
         noised = schedule.add_noise(z, noise, index)
-        output = network(noised, schedule.timesteps[index], class_labels=labels)
+        output = network(noised, schedule.times(index), class_labels=labels)
         loss = criterion(Prediction(output, noised), DiffusionTarget(z, noise, index, channels))
         optimizer.zero_grad()
         loss.backward()

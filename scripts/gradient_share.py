@@ -22,8 +22,8 @@ from anatodiff.losses import TopologicalWassersteinLoss
 from anatodiff.networks import DiT, build_anatodiff, load_adapter, load_base, trained_parameters
 
 BATCH = 16
-TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)  # shares of the schedule's steps
-HEAD = "| step | error | W1 | output: ratio | cosine | trained: ratio | cosine |\n|---|---|---|---|---|---|---|"
+TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)  # shares of a training's images that have less noise
+HEAD = "| less noise | error | W1 | output: ratio | cosine | trained: ratio | cosine |\n|---|---|---|---|---|---|---|"
 
 
 def compare(first: list[torch.Tensor], second: list[torch.Tensor]) -> tuple[float, float]:
@@ -53,17 +53,17 @@ def shares(
         schedule: noise schedule.
         x0: (B, C, h, w) clean scaled latents.
         labels: (B,) classes.
-        time: share of the schedule's steps, in [0, 1].
+        time: noise level, as the share of a training's images that have less noise, in [0, 1).
         weight: lambda.
         number: of the batch, for its draws.
 
     Returns:
         prediction error, W1, and ratio and cosine of the gradients at the output and at what is trained.
     """
-    index = torch.full((len(x0),), int(time * (len(schedule) - 1)))  # (B,)
+    index = schedule.draw(torch.full((len(x0),), time, dtype=torch.float64))  # (B,)
     noise = normal(tuple(x0.shape), 0, number, "gradient share")  # (B, C, h, w)
     noised = schedule.add_noise(x0, noise, index)  # (B, C, h, w)
-    said = network(noised, schedule.timesteps[index], class_labels=labels)[:, : x0.shape[1]]  # (B, C, h, w)
+    said = network(noised, schedule.times(index), class_labels=labels)[:, : x0.shape[1]]  # (B, C, h, w)
     error = torch.nn.functional.mse_loss(said, schedule.target(x0, noise, index))
     at = torch.arange(len(x0)) + number * len(x0)  # (B,)
     channel = (uniform_each(0, at, "gradient share") * x0.shape[1]).long()  # (B,)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
             for number, rows in enumerate(torch.arange(len(latents)).split(BATCH))
         ]  # fmt: skip
         cells = " | ".join(f"{value:.3g}" for value in torch.tensor(rows).mean(dim=0).tolist())
-        print(f"| {int(time * (len(schedule) - 1))} | {cells} |", flush=True)
+        print(f"| {time:g} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from anatodiff.diffusion import (
     SAMPLERS,
     DiffusionSettings,
+    DiscreteSchedule,
     Guidance,
     NoiseSchedule,
     batch_indices,
@@ -99,7 +100,7 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict, words: str
 
 def test_a_schedule_that_does_not_fall_is_refused() -> None:
     with pytest.raises(ValueError, match="rise strictly"):
-        NoiseSchedule(torch.tensor([0.9, 0.95]), torch.tensor([0.3, 0.2]), torch.arange(2))
+        DiscreteSchedule(torch.tensor([0.9, 0.95]), torch.tensor([0.3, 0.2]), torch.arange(2))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000])

@@ -180,7 +180,7 @@ class FineTuneResult:
         index = torch.full((len(x0),), len(schedule) // 2, device=self.device)
         noised = schedule.add_noise(x0, noise, index)  # (B, C, h, w)
         labels = self.test.labels[shown].to(self.device)
-        attention = prototype_attention(network, noised, schedule.timesteps[index], labels)  # (B, T, K)
+        attention = prototype_attention(network, noised, schedule.times(index), labels)  # (B, T, K)
         path = self.output_dir / "attention.png"
         draw_attention(path, self.test.images[shown].float(), prototypes.images, attention.cpu())
 

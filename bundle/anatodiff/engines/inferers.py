@@ -46,7 +46,7 @@ class NoisePredictionInferer(Inferer):
             inputs: (B, C, h, w) clean, scaled latents.
             network: DiT.
             noise: (B, C, h, w) standard normal.
-            index: (B,) steps of the schedule.
+            index: (B,) steps of the schedule, or angles of continuous noise levels.
             class_labels: (B,) labels, dropped ones already null.
             context: what else the network is told; dropped conditions already zero.
 
@@ -55,7 +55,7 @@ class NoisePredictionInferer(Inferer):
         """
         noised = self.schedule.add_noise(inputs, noise, index)  # (B, C, h, w)
         with autocast(noised.device, self.precision):
-            times = self.schedule.timesteps[index]  # (B,)
+            times = self.schedule.times(index)  # (B,)
             output = network(noised, times, context=context, class_labels=class_labels)  # (B, C or 2C, h, w)
         return Prediction(output, noised)
 
@@ -80,8 +80,8 @@ class SamplingInferer(Inferer):
         schedule: the training schedule.
         autoencoder: decodes the latents.
         scale_factor: the base's latent scale.
-        sampler: "ddim" or "ddpm".
-        steps: sampling steps, 1 to the schedule's length.
+        sampler: a name in `SAMPLERS`: "ddim", "ddpm" or "dpmpp".
+        steps: sampling steps, 1 to the schedule's length; continuous noise levels have no upper limit.
         guidance: classifier-free guidance; None is none.
         seed: with the class and the image's number it fixes the image, whatever the batch.
         precision: what the network computes in, e.g. torch.bfloat16; None: float32.

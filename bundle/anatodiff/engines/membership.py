@@ -77,7 +77,7 @@ class ModelMembership:
     def scores(self, mean: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Score images: less the mean squared error of the prediction that was trained, so that larger says "member".
 
-        The times stand evenly over the schedule, and each has one noise: all images get the same draws.
+        The noise levels are quantiles of the training's, and each has one noise: all images get the same draws.
 
         Args:
             mean: (N, C, h, w) means of the posteriors, not scaled.
@@ -92,14 +92,14 @@ class ModelMembership:
         network, schedule = self.adapter.network.to(self.device).eval(), self.adapter.diffusion.build().to(self.device)
         predict, channels = NoisePredictionInferer(schedule), mean.shape[1]
         noises = torch.stack([normal(tuple(mean.shape[1:]), self.seed, k, "membership noise") for k in range(DRAWS)])
-        steps = [(2 * k + 1) * len(schedule) // (2 * DRAWS) for k in range(DRAWS)]
+        steps = schedule.draw((torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS).to(self.device)  # (DRAWS,)
         found = []
         with network.fixed_prototypes():
             for at in tqdm(torch.arange(len(mean)).split(BATCH), "membership"):
                 x0 = (mean[at] * self.adapter.scale_factor).to(self.device)  # (B, C, h, w)
                 told, errors = labels[at].to(self.device), torch.zeros(len(at), device=self.device)
                 for step, draw in zip(steps, noises.to(self.device), strict=True):
-                    index, noise = torch.full_like(told, step), draw.expand_as(x0)  # (B,), (B, C, h, w)
+                    index, noise = step.expand(len(at)), draw.expand_as(x0)  # (B,), (B, C, h, w)
                     said = predict(x0, network, noise, index, told).output[:, :channels]  # (B, C, h, w)
                     errors += (said.float() - schedule.target(x0, noise, index)).square().flatten(1).mean(dim=1)
                 found.append(-errors.cpu() / DRAWS)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anatodiff.diffusion import NoiseSchedule
+from anatodiff.diffusion import DiscreteSchedule, NoiseSchedule
 from anatodiff.losses.edges import LatentEdgeLoss
 from anatodiff.losses.topology import TopologicalWassersteinLoss
 
@@ -17,11 +17,11 @@ TIME_WEIGHTS = ("none", "signal")
 
 
 class Prediction(NamedTuple):
-    """What the network was given and what it said.
+    """The network's output and the input that it belongs to.
 
     Args:
         output: (B, C or 2C, h, w) what the base predicts (noise, v or flow), and the variance fraction.
-        noised: (B, C, h, w) latents x_t that it saw.
+        noised: (B, C, h, w) noised latents x_t.
     """
 
     output: torch.Tensor
@@ -34,7 +34,7 @@ class DiffusionTarget(NamedTuple):
     Args:
         x0: (B, C, h, w) clean, scaled latents.
         noise: (B, C, h, w) noise that was added.
-        steps: (B,) steps of the schedule.
+        steps: (B,) steps of the schedule, or angles of continuous noise levels.
         channels: (B, C) latent channels of each image in random order, for the anatomical loss.
     """
 
@@ -55,10 +55,10 @@ class AnatoDiffLoss(nn.Module):
         topology_weight: lambda; 2e-6 in the paper.
         topology_time: weight of an image's term by its time: "none" all alike, "signal" by alpha_t, which for a
             network that predicts the noise cancels the 1 / alpha_t that the one-step estimate puts on its gradient.
-        topology_until: share of the schedule's steps, counted from the clean end, after which an image's term is left
-            out; 1 keeps all.
+        topology_until: noise level, as a share of the schedule's steps (of the right angle for continuous levels) from
+            the clean end, above which an image's term is left out; 1 keeps all.
         variance_weight: weight of the variational bound, which trains the variance alone (Nichol and Dhariwal,
-            https://arxiv.org/abs/2102.09672, sec. 3.1); 0 leaves it out.
+            https://arxiv.org/abs/2102.09672, sec. 3.1); 0 leaves it out, as do flows and continuous noise levels.
         edge_weight: weight of `LatentEdgeLoss` on the same estimates, with the same weights by time; 0, as in the
             paper, leaves it out.
 
@@ -108,19 +108,19 @@ class AnatoDiffLoss(nn.Module):
         """
         prediction = Prediction(prediction.output.float(), prediction.noised)
         channels = target.x0.shape[1]
-        said = prediction.output[:, :channels]  # (B, C, h, w)
-        mse = nn.functional.mse_loss(said, self.schedule.target(target.x0, target.noise, target.steps))
+        predicted = prediction.output[:, :channels]  # (B, C, h, w)
+        mse = nn.functional.mse_loss(predicted, self.schedule.target(target.x0, target.noise, target.steps))
         loss, parts = mse, {"mse": mse}
-        # A flow's second half of the output is not trained (SiT drops it).
-        learns_variance = prediction.output.shape[1] == 2 * channels and self.schedule.prediction != "flow"
-        if self.variance_weight and learns_variance:
+        has_variance = prediction.output.shape[1] == 2 * channels and self.schedule.learned_variance
+        if self.variance_weight and has_variance:
+            assert isinstance(self.schedule, DiscreteSchedule)
             parts["variance"] = variance_bound(self.schedule, prediction, target).mean()
             loss = loss + self.variance_weight * parts["variance"]
         if self.topology is not None and self.topology_weight:
-            parts["topology"] = self._of_estimates(self._anatomical, prediction.noised, said, target)
+            parts["topology"] = self._of_estimates(self._anatomical, prediction.noised, predicted, target)
             loss = loss + self.topology_weight * parts["topology"]
         if self.edge_weight:
-            parts["edges"] = self._of_estimates(self._edges, prediction.noised, said, target)
+            parts["edges"] = self._of_estimates(self._edges, prediction.noised, predicted, target)
             loss = loss + self.edge_weight * parts["edges"]
         self.parts = {name: float(part.detach()) for name, part in parts.items()}
         return loss
@@ -129,20 +129,21 @@ class AnatoDiffLoss(nn.Module):
         self,
         distance: Callable[[torch.Tensor, DiffusionTarget], torch.Tensor],
         noised: torch.Tensor,
-        said: torch.Tensor,
+        predicted: torch.Tensor,
         target: DiffusionTarget,
     ) -> torch.Tensor:
         """Weighted mean over the batch of the distance of the one-step estimates to the truth."""
         images, near = len(target.steps), target
         if self.topology_until < 1:  # looking which ones are left makes a GPU wait
-            kept = (self.schedule.levels[target.steps] <= self.topology_until).nonzero()[:, 0]  # (b,)
+            kept = (self.schedule.noise_levels(target.steps) <= self.topology_until).nonzero()[:, 0]  # (b,)
             if len(kept) == 0:
-                return 0 * said.sum()  # keeps the graph: some backends need every parameter in every step
-            near, noised, said = DiffusionTarget(*(tensor[kept] for tensor in target)), noised[kept], said[kept]
-        estimate, _ = self.schedule.split(noised, said, near.steps)  # (b, C, h, w)
+                return 0 * predicted.sum()  # keeps the graph: some backends need every parameter in every step
+            near = DiffusionTarget(*(tensor[kept] for tensor in target))
+            noised, predicted = noised[kept], predicted[kept]  # 2 x (b, C, h, w)
+        estimate, _ = self.schedule.split(noised, predicted, near.steps)  # (b, C, h, w)
         distances = distance(estimate, near)  # (b,)
         if self.topology_time == "signal":
-            distances = self.schedule.alphas[near.steps].to(distances) * distances  # (b,)
+            distances = self.schedule.shares(near.steps)[0].to(distances) * distances  # (b,)
         return distances.sum() / images
 
     def _anatomical(self, estimate: torch.Tensor, target: DiffusionTarget) -> torch.Tensor:
@@ -157,7 +158,7 @@ class AnatoDiffLoss(nn.Module):
         return self.edges(estimate, target.x0)  # (b,)
 
 
-def variance_bound(schedule: NoiseSchedule, prediction: Prediction, target: DiffusionTarget) -> torch.Tensor:
+def variance_bound(schedule: DiscreteSchedule, prediction: Prediction, target: DiffusionTarget) -> torch.Tensor:
     """Variational bound of each image with the mean held fixed, so that only the variance learns from it.
 
     At t = 0 the decoder's likelihood takes the place of the divergence; for continuous latents it is the Gaussian's.
@@ -171,8 +172,8 @@ def variance_bound(schedule: NoiseSchedule, prediction: Prediction, target: Diff
         (B,) bits per latent value.
     """
     channels = target.x0.shape[1]
-    said, fraction = prediction.output.detach()[:, :channels], prediction.output[:, channels:]  # 2 x (B, C, h, w)
-    x0, _ = schedule.split(prediction.noised, said, target.steps)  # (B, C, h, w)
+    predicted, fraction = prediction.output.detach()[:, :channels], prediction.output[:, channels:]  # 2 x (B, C, h, w)
+    x0, _ = schedule.split(prediction.noised, predicted, target.steps)  # (B, C, h, w)
     mean = schedule.posterior_mean(prediction.noised, x0, target.steps)  # (B, C, h, w)
     log_variance = schedule.log_variance(fraction, target.steps)  # (B, C, h, w)
     true_mean = schedule.posterior_mean(prediction.noised, target.x0, target.steps)  # (B, C, h, w)
