@@ -51,7 +51,7 @@ DIFFUSION = {
     "autoencoder_path": "@weights", "data_licence": "CC0", "variance_weight": 0.1,
     "label_dropout": 1.0, "sampler": "ddpm", "sampling_steps": 2, "preview_steps": 3, "preview_images": 3,
     "guidance_scale": 1.0, "guidance_channels": [0, 1], "guidance_interval": [0.0, 0.5], "amp": "bf16",
-    "accumulation_steps": 2,
+    "accumulation_steps": 2, "optimizer_name": "muon", "muon_learning_rate": 0.2, "ema_power": 1.0,
 }  # fmt: skip
 FOLDERS = (
     "dataset_dir", "labels_path", "output_dir", "cache_dir", "seed", "image_size", "test_fraction", "max_images",
@@ -75,8 +75,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "pretrain": {
         **TRAINING, **DIFFUSION, "timesteps": 500, "schedule_name": "cosine", "prediction": "epsilon",
-        "zero_terminal_snr": True, "size": "DiT-XS/4", "weights_path": "@new",
+        "zero_terminal_snr": True, "noise": "uniform", "noise_mean": -1.0, "noise_std": 0.5,
+        "size": "DiT-XS/4", "weights_path": "@new",
         "extra_dir": "@images", "extra_share": 0.3, "domain_share": 0.9, "start_path": "@dit",
+        "domain_weights": {"domain0": 0.1}, "class_balance": 1.0,
     },
     "train_autoencoder": {
         **TRAINING, "latent_channels": 3, "channels": [8, 12], "encoder_blocks": [1, 2], "decoder_blocks": [2, 1],
@@ -154,7 +156,14 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
         return "folders", {"reference_dir": "@all", "train_dir": "@all", "dataset_dir": None}
     if option == "extra_share":
         return "extra", {"extra_dir": "@images"}
-    if option == "domain_share":
+    if option.startswith("noise"):
+        return "continuous", {"schedule_name": "continuous"}
+    if option in ("optimizer_name", "muon_learning_rate"):
+        matrices = {"finetuning": "full"} if name == "train" else {}
+        return option, matrices | ({} if option == "optimizer_name" else {"optimizer_name": "muon"})
+    if option == "ema_power":
+        return "power", {"ema_momentum": None, "ema_power": 6.94}
+    if option in ("domain_share", "domain_weights"):
         return "domains", {"dataset_dir": "@domains"}
     return "", {}
 

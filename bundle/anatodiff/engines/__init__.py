@@ -1,6 +1,7 @@
 """Engines: batches, inferers, handlers and results that the configs put together."""
 
 from anatodiff.engines.averaging import TrainedEMA, UpdateEMA
+from anatodiff.engines.balance import Balance, build_balance
 from anatodiff.engines.batches import DiffusionBatch, FixedBatches, ReconstructionBatch, StepBatches
 from anatodiff.engines.checkpoints import Checkpoints, KeepAdapters
 from anatodiff.engines.critic import CriticTraining, build_critic, perceptual_loss
@@ -16,6 +17,7 @@ from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
 from anatodiff.engines.manifest import sampling_provenance
+from anatodiff.engines.optimizers import Muon, build_optimizer
 from anatodiff.engines.places import optional_folder
 from anatodiff.engines.prepare import (
     Preparation,
@@ -38,6 +40,7 @@ from anatodiff.engines.workflow import start_workflow
 
 __all__ = [
     "AutoencoderResult",
+    "Balance",
     "CTSampleWriter",
     "CTSampling",
     "Checkpoints",
@@ -49,6 +52,7 @@ __all__ = [
     "KeepAdapters",
     "LearningRate",
     "LossLog",
+    "Muon",
     "NoisePredictionInferer",
     "Preparation",
     "PretrainResult",
@@ -73,7 +77,9 @@ __all__ = [
     "ValidationLog",
     "ValidationLoss",
     "adapter_codec",
+    "build_balance",
     "build_critic",
+    "build_optimizer",
     "choose_device",
     "choose_precision",
     "condition_settings",

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from anatodiff.diffusion import NoiseSchedule, batch_indices, normal_each, uniform_each
+from anatodiff.diffusion import DiscreteSchedule, NoiseSchedule, batch_indices, even_each, normal_each, uniform_each
+from anatodiff.engines.balance import Balance
 from anatodiff.engines.told import Told
 from anatodiff.losses import DiffusionTarget
 from anatodiff.parallel import world
@@ -37,6 +38,7 @@ class StepBatches:
         seed: the run's seed.
         extra: rows of a small second set, drawn from in the same way; None is none.
         extra_share: most of each batch that comes from it, rounded down to whole images.
+        balance: shares of the classes among the rows of `dataset`; None: random passes over all of them.
 
     Raises:
         ValueError: no rows, a batch that cannot be shared by the processes, or a share that is no image.
@@ -49,12 +51,13 @@ class StepBatches:
         seed: int,
         extra: Gathers | None = None,
         extra_share: float = 0.0,
+        balance: Balance | None = None,
     ) -> None:
         if batch_size % world()[1]:
             raise ValueError(f"batch_size {batch_size} cannot be shared by {world()[1]} processes; choose a multiple")
         if len(dataset) == 0:
             raise ValueError("the training set is empty; check dataset_dir and test_fraction")
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.dataset, self.batch_size, self.seed, self.balance = dataset, batch_size, seed, balance
         self.extra, self.n_extra = extra, 0 if extra is None else int(extra_share * batch_size)
         if extra is not None and not 1 <= self.n_extra < batch_size:
             raise ValueError(
@@ -75,7 +78,11 @@ class StepBatches:
 
     def _rows(self, step: int) -> dict[str, torch.Tensor]:
         """Gather the rows of a step: those of the small set last."""
-        indices = batch_indices(len(self.dataset), self.batch_size - self.n_extra, self.seed, step)
+        images = self.batch_size - self.n_extra
+        if self.balance is None:
+            indices = batch_indices(len(self.dataset), images, self.seed, step)  # (images,)
+        else:
+            indices = self.balance.indices(images, self.seed, step)  # (images,)
         rows = self.dataset.gather(indices)
         if self.extra is None:
             return rows
@@ -162,7 +169,9 @@ class DiffusionBatch:
         posterior = normal_each(shape, self.seed, at, f"{self.name} posterior")  # (B, C, h, w)
         x0 = (mean + (0.5 * batchdata["logvar"]).exp() * posterior) * self.scale_factor  # (B, C, h, w)
         noise = normal_each(shape, self.seed, at, f"{self.name} noise")  # (B, C, h, w)
-        index = (uniform_each(self.seed, at, f"{self.name} time") * len(self.schedule)).long()  # (B,)
+        # Even over any consecutive images; discrete schedules keep the draws of earlier versions.
+        uniform = uniform_each if isinstance(self.schedule, DiscreteSchedule) else even_each
+        index = self.schedule.draw(uniform(self.seed, at, f"{self.name} time"))  # (B,)
         each = [uniform_each(self.seed, at, f"{self.name} channel {c}") for c in range(shape[0])]  # C x (B,)
         channels = torch.stack(each, dim=1).argsort(dim=1)  # (B, C)
         labels = self._labels(batchdata["label"], at)  # (B,)

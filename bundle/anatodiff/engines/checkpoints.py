@@ -45,6 +45,8 @@ class WritesAdapter(Protocol):
 
 
 KEPT_FOLDER = "checkpoints"
+# Settings that came later: how runs behaved before them. Of all others that a checkpoint lacks the value was None.
+FORMER = {"optimizer_name": "adamw", "class_balance": 0.0}
 COPIES = 4  # of each trained parameter: itself, its moving average, and two moments of the optimiser
 
 
@@ -117,9 +119,10 @@ class Checkpoints:
             return
         state, path = found
         for name, value in self.settings.items():
-            if state["settings"].get(name) != value:
+            former = state["settings"].get(name, FORMER.get(name))
+            if former != value:
                 raise CheckpointError(
-                    f"{path}: made with {name} = {state['settings'].get(name)!r}, now {value!r}; "
+                    f"{path}: made with {name} = {former!r}, now {value!r}; "
                     "go on with the old value or choose another output_dir"
                 )
         self.network.load_state_dict(state["network"], strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 
@@ -10,15 +11,33 @@ import torch.distributed as dist
 
 from anatodiff.engines.workflow import OptionError
 
+logger = logging.getLogger(__name__)
+
 LONGEST_WAIT = timedelta(days=1)
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies matrices faster in bfloat16 than in float32.
+
+    Args:
+        device: CPU or GPU.
+
+    Returns:
+        True for CPUs with AVX-512 BF16 or AMX and GPUs with bfloat16 units.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Asked of torch: the processor's flags alone do not say whether its libraries use them.
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose_precision(amp: str | None, device: torch.device) -> torch.dtype | None:
     """Turn the option `amp` into what the network computes in.
 
     Args:
-        amp: "bf16", "fp16" (which needs a GPU and scales the loss), or None for float32.
+        amp: "bf16", "fp16" (which needs a GPU and scales the loss), "auto" for bf16 where the device computes faster in
+            it, or None for float32.
         device: where the network is.
 
     Returns:
@@ -29,8 +48,12 @@ def choose_precision(amp: str | None, device: torch.device) -> torch.dtype | Non
     """
     if amp is None:
         return None
+    if amp == "auto":
+        amp = "bf16" if computes_bf16(device) else None
+        logger.info("amp 'auto': the network computes in %s on this %s", amp or "float32", device.type)
+        return None if amp is None else PRECISIONS[amp]
     if amp not in PRECISIONS:
-        raise OptionError(f"amp must be one of {tuple(PRECISIONS)} or null, got {amp!r}")
+        raise OptionError(f"amp must be one of {('auto', *PRECISIONS)} or null, got {amp!r}")
     if amp == "fp16" and device.type != "cuda":
         raise OptionError(f"amp 'fp16' needs a GPU, the device is {device}; try 'bf16'")
     return PRECISIONS[amp]
