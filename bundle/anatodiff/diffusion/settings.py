@@ -87,13 +87,13 @@ class DiffusionSettings:
 
     def _check_unused(self) -> None:
         """Refuse settings of another schedule, which would change nothing."""
-        unused, owner = (OF_STEPS, "steps") if self.schedule == "continuous" else (OF_CONTINUOUS, "continuous levels")
+        names = OF_STEPS if self.schedule == "continuous" else OF_CONTINUOUS
+        unused = dict.fromkeys(names, f"schedule {self.schedule!r}")
         if self.schedule == "continuous" and self.noise == "uniform":
-            unused = (*unused, *OF_LOGNORMAL)
+            unused |= dict.fromkeys(OF_LOGNORMAL, "noise 'uniform'")
         for field in fields(self):
             if field.name in unused and getattr(self, field.name) != field.default:
-                owner = "log-normal levels" if field.name in OF_LOGNORMAL else owner
-                raise ValueError(f"{field.name} is for {owner}, schedule is {self.schedule!r}; leave {field.name} out")
+                raise ValueError(f"{unused[field.name]} has no {field.name}; leave {field.name} out")
 
     def _check_continuous(self) -> None:
         """Refuse continuous levels that cannot be trained or sampled."""
