@@ -24,6 +24,7 @@ from anatodiff.engines.prepare import (
     Prototypes,
     SourcesReading,
     dataset_folder,
+    extra_folder,
     extra_images,
     extra_latents,
     latents_of,
@@ -35,6 +36,7 @@ from anatodiff.engines.sampling import SampleRequests, SampleWriter, sample, sam
 from anatodiff.engines.schedules import LearningRate
 from anatodiff.engines.told import RequestBatches, Told, condition_settings, context_codec
 from anatodiff.engines.tracking import RunTracker, Tracked
+from anatodiff.engines.training_record import DomainMeasures, TrainingRecord
 from anatodiff.engines.validation import ValidationLog, ValidationLoss, is_lower
 from anatodiff.engines.workflow import start_workflow
 
@@ -46,6 +48,7 @@ __all__ = [
     "Checkpoints",
     "CriticTraining",
     "DiffusionBatch",
+    "DomainMeasures",
     "FineTuneResult",
     "FixedBatches",
     "GrowRanks",
@@ -72,6 +75,7 @@ __all__ = [
     "TensorBoardLog",
     "Told",
     "Tracked",
+    "TrainingRecord",
     "TrainedEMA",
     "UpdateEMA",
     "ValidationLog",
@@ -94,6 +98,7 @@ __all__ = [
     "ct_writer_of",
     "dataset_folder",
     "end_run",
+    "extra_folder",
     "extra_images",
     "extra_latents",
     "file_requests",

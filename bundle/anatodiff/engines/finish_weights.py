@@ -65,13 +65,26 @@ class PretrainResult:
         also = "" if start is None or start.licence == licence else f"; went on from a base of: {start.licence}"
         self.licence, self.notes, self.device = licence + also, notes, device
 
+    def write(self, path: Path, notes: dict[str, Any] | None = None) -> str:
+        """Write the weights of the moving average alone.
+
+        Args:
+            path: .safetensors file.
+            notes: what else to keep in the header.
+
+        Returns:
+            SHA-256 of the file.
+        """
+        network = cast(DiT, self.ema.ema_model)
+        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.diffusion)
+        return save_base(path, base, {**self.notes, **_skipped(self.guard), **(notes or {})})
+
     def run(self) -> None:
         """Write the base, and `<name>.png` and `<name>.manifest.json` beside it; one process does it."""
         if not is_main():
             return
         network = cast(DiT, self.ema.ema_model)
-        base = Base(network, self.scale_factor, self.classes, "", self.autoencoder.sha256, self.licence, self.diffusion)
-        weights_hash = save_base(self.path, base, {**self.notes, **_skipped(self.guard)})
+        weights_hash = self.write(self.path)
         weights = {"base": weights_hash, "autoencoder": self.autoencoder.sha256}
         weights |= {} if self.start is None else {"start": self.start.sha256}
         write_manifest(

@@ -109,8 +109,17 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, T, D/heads)
         if self.qk_norm:
             q, k = F.rms_norm(q, [d // self.num_heads]), F.rms_norm(k, [d // self.num_heads])
-        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, D/heads)
+        out = attend(q, k, v)  # (B, heads, T, D/heads)
         return self.proj(out.transpose(1, 2).reshape(b, t, d))  # (B, T, D)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attend; queries, keys and values (B, heads, T, d) -> (B, heads, T, d)."""
+    if v.dtype == torch.bfloat16 and v.device.type == "cpu" and torch.is_grad_enabled():
+        # The gradient of torch's own takes nine times as long here, a third of a small network's training step.
+        weights = torch.softmax((q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).float(), dim=-1)  # (B, heads, T, T)
+        return weights.to(v.dtype) @ v  # (B, heads, T, d)
+    return F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, d)
 
 
 class FeedForward(nn.Module):

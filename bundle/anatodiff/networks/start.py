@@ -83,16 +83,19 @@ def untrained_base(
         input_size: side of the latent.
         autoencoder: the autoencoder in use.
         scale_factor: what latents are multiplied with.
-        prediction: "epsilon", "v" or "flow"; None: "v".
+        prediction: "epsilon", "v" or "flow"; None: "v". A DiT with a convolutional stem is trained on continuous noise
+            levels.
         seed: seed of the initial weights.
     """
     prediction = prediction or "v"
+    network = build_dit(size, 1, input_size, autoencoder.latent_channels, seed).eval().requires_grad_(False)
+    plain = "flow" if prediction == "flow" else "linear"
     return Base(
-        network=build_dit(size, 1, input_size, autoencoder.latent_channels, seed).eval().requires_grad_(False),
+        network=network,
         scale_factor=scale_factor,
         classes=[],
         sha256="",
         autoencoder_sha256=autoencoder.sha256,
         licence="none, it was untrained",
-        diffusion=DiffusionSettings(schedule="flow" if prediction == "flow" else "linear", prediction=prediction),
+        diffusion=DiffusionSettings("continuous" if network.stem is not None else plain, prediction=prediction),
     )
