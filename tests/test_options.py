@@ -14,6 +14,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from PIL import Image
 from support import (
     ROOT,
     make_base,
@@ -39,7 +40,8 @@ from anatodiff.weights import load_weights
 # "@database": one for MLflow, "@images": other images, "@all": all of them, "@domains": images with domains,
 # "@features": another network of features, "@vgg": another network of the perceptual loss, "@vgg16" and "@lpips": of
 # LPIPS, "@start": an autoencoder to go on from, "@labels": a table elsewhere, "@pictures": images that are all
-# unlike each other, "@adapter": that of a finished run, "@burned": images of which some have burned-in annotation.
+# unlike each other, "@adapter": that of a finished run, "@burned": images of which some have burned-in annotation,
+# "@held": images of other patients.
 TRAINING = {
     "dataset_dir": "@images", "labels_path": "@labels", "output_dir": "@new", "cache_dir": "@new", "seed": 5,
     "image_size": 128, "test_fraction": 0.4, "max_images": 16, "allow_burned_in": True, "max_epochs": 1,
@@ -78,12 +80,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "zero_terminal_snr": True, "noise": "uniform", "noise_mean": -1.0, "noise_std": 0.5,
         "size": "DiT-XS/4", "weights_path": "@new",
         "extra_dir": "@images", "extra_share": 0.3, "domain_share": 0.9, "start_path": "@dit",
+        "extra_phantoms": 4, "validation_dir": "@held", "augmented_versions": 2,
         "domain_weights": {"domain0": 0.1}, "class_balance": 1.0,
     },
     "train_autoencoder": {
         **TRAINING, "latent_channels": 3, "channels": [8, 12], "encoder_blocks": [1, 2], "decoder_blocks": [2, 1],
         "crop_size": 48, "kl_weight": 0.1, "edge_weight": 0.5, "pixel_norm": 1,
         "weights_path": "@new", "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images",
+        "extra_phantoms": 4, "validation_dir": "@held",
         "extra_share": 0.3, "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
         "texture_weight": 0.3, "texture_patch": 8,
         "adversarial_weight": 0.5, "critic_channels": 16, "critic_levels": 2, "critic_learning_rate": 0.01,
@@ -315,6 +319,7 @@ def test_option_changes_something(
             "@dit": lambda: make_base(folder, seed, small_weights["autoencoder_path"]),
             "@images": lambda: other_images(small_images, folder),
             "@all": lambda: str(small_images),
+            "@held": lambda: other_patients(small_images, folder),
             "@labels": lambda: other_labels(small_images, folder),
             "@adapter": lambda: str(run_dir / "adapter.safetensors"),
             "@pictures": lambda: write_pictures(folder, smooth_pictures(5, 2 * seed + (key == "held_out_dir"))),
@@ -358,6 +363,15 @@ def other_images(images: Path, folder: Path) -> str:
         name = line.split(",")[0]
         (folder / name).write_bytes((images / name).read_bytes())
     (folder / "labels.csv").write_text("\n".join(lines[:-2]) + "\n")
+    return str(folder)
+
+
+def other_patients(images: Path, folder: Path) -> str:
+    """Copy the small images, turned, under other patients."""
+    text = (images / "labels.csv").read_text().replace("patient", "other").replace("other_id", "patient_id")
+    for image in images.glob("*.png"):
+        Image.open(image).rotate(180).save(folder / image.name)
+    (folder / "labels.csv").write_text(text)
     return str(folder)
 
 

@@ -16,7 +16,8 @@ from support import ROOT, make_base, with_domains
 
 from anatodiff.data import DatasetError, make_sources
 from anatodiff.diffusion import DiffusionSettings
-from anatodiff.engines import DiffusionBatch, StepBatches
+from anatodiff.engines import DiffusionBatch, StepBatches, extra_folder
+from anatodiff.engines.workflow import OptionError
 from anatodiff.networks import load_base
 
 
@@ -162,26 +163,40 @@ def test_nothing_left_for_a_part_is_said(small_images: Path, tmp_path: Path, cap
     assert "nothing is left for the part 'b'" in capsys.readouterr().err
 
 
-def test_versions_vary_keep_their_patient_and_skip_other_licences(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    y, x = np.mgrid[0:60, 0:80]
-    for name in ("free", "free2", "closed"):
-        Image.fromarray((x * 2 + y).astype(np.uint8)).save(source / f"{name}.png")
-    table = "file,patient_id,label,licence\nfree.png,p,x,CC BY 4.0\nfree2.png,q,x,CC BY\nclosed.png,r,x,CC BY-NC 4.0\n"
-    (source / "labels.csv").write_text(table)
-    arguments = ("--dataset_dir", source, "--output_dir", tmp_path / "out", "--versions", 3, "--size", 48)
-    assert program("augment_radiographs", *arguments, "--licences", "CC BY") == 0
-    with open(tmp_path / "out" / "labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["original"] for row in rows] == ["free.png"] * 3 + ["free2.png"] * 3
-    assert {row["patient_id"] for row in rows} == {"p", "q"}
-    images = [np.asarray(Image.open(tmp_path / "out" / row["file"]), float) for row in rows]
-    assert all(min(image.shape) == 48 for image in images)
-    assert all(np.abs(image - images[0]).mean() > 1 for image in images[1:3])  # other versions
-    assert all(image[:, -12:].mean() > image[:, :12].mean() + 40 for image in images)  # none is mirrored
-    with pytest.raises(DatasetError, match="no row has a licence"):
-        runpy.run_path(str(ROOT / "scripts" / "augment_radiographs.py"))["chosen_rows"](source, ["MIT"])
+def test_a_held_out_folder_takes_the_place_of_a_share(large: Path, tmp_path: Path) -> None:
+    held = folder_of(tmp_path / "held", [("c0.png", "r0", "well", "chest"), ("c1.png", "r1", "sick", "arm")])
+    sources = make_sources(large, test_fraction=0.5, validation_dir=held)
+    assert len(sources.train) == 12
+    assert [Path(row["image"]).name for row in sources.test] == ["c0.png", "c1.png"]
+    assert [sources.classes[row["label"]] for row in sources.test] == ["chest/well", "arm/sick"]
+    assert list(sources.lists) == ["dataset_dir", "validation_dir"]
+
+
+@pytest.mark.parametrize("place", ["large", "small"])
+def test_a_patient_of_the_training_is_refused_in_the_held_out_folder(place: str, large: Path, tmp_path: Path) -> None:
+    small = folder_of(tmp_path / "small", [("b0.png", "q0", "well", "chest"), ("b1.png", "q1", "well", "chest")])
+    patient, other = ("p3", "a3.png") if place == "large" else ("q1", "b1.png")
+    held = folder_of(tmp_path / "held", [("c0.png", "r0", "well", "chest"), ("c1.png", patient, "well", "chest")])
+    with pytest.raises(DatasetError, match=rf"c1\.png is of the same patient as .*{other}"):
+        make_sources(large, small, validation_dir=held)
+
+
+def test_a_class_that_the_training_lacks_is_refused_by_name(large: Path, tmp_path: Path) -> None:
+    held = folder_of(tmp_path / "held", [("c0.png", "r0", "well", "chest"), ("c1.png", "r1", "odd", "chest")])
+    with pytest.raises(DatasetError, match="no training image is of class chest/odd"):
+        make_sources(large, validation_dir=held)
+
+
+def test_phantoms_of_chests_are_a_second_folder(tmp_path: Path) -> None:
+    folder = extra_folder(None, tmp_path, phantom_images=4)
+    assert folder is not None
+    phantoms = make_sources(folder, test_fraction=0)
+    assert len(phantoms.train) == 4
+    assert phantoms.classes[0] == "chest phantom" and set(phantoms.parents[1:]) == {0}
+    assert extra_folder(None, tmp_path) is None
+    for place, count in (("/data", 4), (None, -1)):
+        with pytest.raises(OptionError, match="extra_phantoms"):
+            extra_folder(place, tmp_path, count)
 
 
 def test_a_base_that_goes_on_keeps_scale_and_licence_of_its_start(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,16 +23,19 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from anatodiff.autoencoders.codec import LatentCodec
+from anatodiff.data import read_radiograph
+from anatodiff.draws import generator
 from anatodiff.files import remove_parts, replaced_when_whole, sha256_of
 from anatodiff.locks import FileLock
 from anatodiff.parallel import main_first
-from anatodiff.transforms import radiograph_transforms
+from anatodiff.transforms import Augmentation, radiograph_transforms
 from anatodiff.weights import hash_of_tensors
 
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 2  # to be raised when reading or preprocessing changes its results
 ENCODE_BATCH = 8
+SCALE_BATCH = 256
 DIGEST_KEY = "sha256"
 
 
@@ -50,7 +55,8 @@ class ImageDataset:
         self.items = list(items)
         if not self.items:
             raise ValueError("a split has no images; give more patients or another test_fraction between 0 and 1")
-        parts = [[sha256_of(item["image"]), int(item["label"])] for item in self.items]
+        self.digests = [sha256_of(item["image"]) for item in self.items]
+        parts = [[digest, int(item["label"])] for digest, item in zip(self.digests, self.items, strict=True)]
         self.key = cache_key(["images", CACHE_VERSION, image_size, parts])
         stored = cached(Path(cache_dir) / f"images-{self.key}.safetensors", lambda: self._read(image_size))
         self.images: torch.Tensor = stored["images"]
@@ -75,12 +81,20 @@ class ImageDataset:
 class LatentDataset(ImageDataset):
     """Radiographs as posteriors of an autoencoder: mean and log-variance, so that each step draws a fresh latent.
 
+    With several versions the rows are those of the images as they are, then those of each augmented version in the
+    same order, in half precision; `images` holds the images as they are.
+
     Args:
         items: rows of a datalist: {"image": path, "label": int, ...}.
         image_size: side of the square images, in pixels.
         cache_dir: folder of the caches.
         autoencoder: encodes the images.
         device: where to encode.
+        versions: versions of each image, at least 1, the first as it is.
+        augmentation: makes the others; None: `Augmentation` as it comes.
+
+    Raises:
+        ValueError: there are no items, or no version.
     """
 
     def __init__(
@@ -90,18 +104,48 @@ class LatentDataset(ImageDataset):
         cache_dir: str | Path,
         autoencoder: LatentCodec,
         device: str | torch.device = "cpu",
+        versions: int = 1,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__(items, image_size, cache_dir)
+        if versions < 1:
+            raise ValueError(f"augmented_versions is {versions}; give at least 1, which is the image as it is")
         self.key = cache_key(["latents", CACHE_VERSION, self.key, autoencoder.sha256])
+        folder = Path(cache_dir)
         stored = cached(
-            Path(cache_dir) / f"latents-{self.key}.safetensors", lambda: encode_all(self.images, autoencoder, device)
+            folder / f"latents-{self.key}.safetensors", lambda: encode_all(self.images, autoencoder, device)
         )
+        if versions > 1:
+            settings = augmentation or Augmentation()
+            found = [{name: values.half() for name, values in stored.items()}]
+            # A file for each version: a killed run loses one at most, and more versions keep those that are there.
+            for version in range(1, versions):
+                key = cache_key(["version", version, self.key, asdict(settings)])
+                images = self._augmented(settings, image_size, version)
+                encode = partial(encode_batches, images, autoencoder, device, torch.float16)
+                found.append(cached(folder / f"latents-{key}.safetensors", encode))
+            stored = {name: torch.cat([one[name] for one in found]) for name in ("mean", "logvar")}
+            self.labels = self.labels.repeat(versions)
+            self.key = cache_key(["versions", versions, self.key, asdict(settings)])
         self.mean: torch.Tensor = stored["mean"]
         self.logvar: torch.Tensor = stored["logvar"]
 
+    def _augmented(self, augmentation: Augmentation, size: int, version: int) -> Iterator[torch.Tensor]:
+        """Make one version of all images, in batches (B, 1, H, W); each image's draws depend on its bytes alone."""
+        batch: list[torch.Tensor] = []
+        for item, digest in zip(tqdm(self.items, f"version {version}"), self.digests, strict=True):
+            image = torch.as_tensor(read_radiograph(item["image"], allow_burned_in=True).pixels)[None]  # (1, H, W)
+            batch.append(augmentation(image, size, generator(0, version, digest)))
+            if len(batch) == ENCODE_BATCH:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
+
     def gather(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return mean and logvar (B, C, h, w) and label (B,) at `indices` (B,)."""
-        return {"mean": self.mean[indices], "logvar": self.logvar[indices], "label": self.labels[indices]}
+        mean, logvar = self.mean[indices].float(), self.logvar[indices].float()  # (B, C, h, w) each
+        return {"mean": mean, "logvar": logvar, "label": self.labels[indices]}
 
 
 @torch.no_grad()
@@ -120,9 +164,30 @@ def encode_all(
     Returns:
         mean and logvar, each (N, C, H/8, W/8), on the CPU.
     """
+    return encode_batches(tqdm(images.split(ENCODE_BATCH), "encoding"), autoencoder, device)
+
+
+@torch.no_grad()
+def encode_batches(
+    batches: Iterable[torch.Tensor],
+    autoencoder: LatentCodec,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, torch.Tensor]:
+    """Encode batches of images.
+
+    Args:
+        batches: (B, 1, H, W) each, in [0, 1].
+        autoencoder: encoder.
+        device: where to encode.
+        dtype: of the result.
+
+    Returns:
+        mean and logvar, each (N, C, H/8, W/8), on the CPU.
+    """
     autoencoder = autoencoder.to(device)
-    pairs = [autoencoder.encode(batch.float().to(device)) for batch in tqdm(images.split(ENCODE_BATCH), "encoding")]
-    mean, logvar = (torch.cat([half.cpu() for half in halves]) for halves in zip(*pairs, strict=True))
+    pairs = [autoencoder.encode(batch.float().to(device)) for batch in batches]
+    mean, logvar = (torch.cat([half.cpu().to(dtype) for half in halves]) for halves in zip(*pairs, strict=True))
     return {"mean": mean.contiguous(), "logvar": logvar.contiguous()}  # a file takes no other order
 
 
@@ -145,8 +210,14 @@ def latent_scale(dataset: Posteriors, known: float | None = None) -> float:
     """
     if known is not None:
         return known
-    variance = dataset.mean.double().var() + dataset.logvar.double().exp().mean()
-    return float(variance.rsqrt())
+    # In pieces: a large set in double precision at once would take gigabytes.
+    sums = torch.zeros(3, dtype=torch.float64)
+    for mean, logvar in zip(dataset.mean.split(SCALE_BATCH), dataset.logvar.split(SCALE_BATCH), strict=True):
+        values = mean.double()
+        sums += torch.stack([values.sum(), values.square().sum(), logvar.double().exp().sum()])
+    count = dataset.mean.numel()
+    total, squares, noise = sums.tolist()
+    return ((squares - total**2 / count) / (count - 1) + noise / dataset.logvar.numel()) ** -0.5
 
 
 def cache_key(parts: list[Any]) -> str:

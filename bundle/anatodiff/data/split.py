@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 Pairs = Sequence[tuple[str, str]]
+PARTS = ("train", "validation", "test")
 
 
 def split_patients(images: Pairs, test_fraction: float, seed: int) -> set[str]:
@@ -90,3 +91,19 @@ def _take(patients: list[str], sizes: Counter[str], wanted: float, overshoot: fl
             taken.append(patient)
             total += sizes[patient]
     return taken
+
+
+def hashed_part(patient: str) -> str:
+    """Assign a patient to a part by a hash of the identifier alone, so that every later data set splits alike.
+
+    The first 8 hexadecimal digits of the SHA-256 of the identifier in UTF-8, as a number modulo 8: 0 is "test", 1 is
+    "validation", 2 to 7 are "train". One patient in eight goes to each of the first two on average.
+
+    Args:
+        patient: identifier of a patient, or of a group of images that must stay together.
+
+    Returns:
+        a name in `PARTS`.
+    """
+    remainder = int(sha256(patient.encode()).hexdigest()[:8], 16) % 8
+    return {0: "test", 1: "validation"}.get(remainder, "train")

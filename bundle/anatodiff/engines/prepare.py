@@ -16,15 +16,18 @@ from anatodiff.data import Datalist, Sources, pseudonyms, summarise, write_rejec
 from anatodiff.data.phantom import ABDOMEN_CLASSES, HUMERUS_CLASSES, write_phantoms
 from anatodiff.data.rejected import REJECTED_FILE
 from anatodiff.engines.pictures import save_grid
-from anatodiff.engines.places import local_folder
+from anatodiff.engines.places import local_folder, optional_folder
+from anatodiff.engines.workflow import OptionError
 from anatodiff.files import replaced_when_whole
 from anatodiff.parallel import is_main, main_first
 from anatodiff.transforms import Binarize, ShapePrototypes
 
 logger = logging.getLogger(__name__)
 
-BASE_CLASSES = ("normal", "effusion", "nodule", "cardiomegaly", *ABDOMEN_CLASSES, *HUMERUS_CLASSES)
+BASE_CHESTS = ("normal", "effusion", "nodule", "cardiomegaly")
+BASE_CLASSES = (*BASE_CHESTS, *ABDOMEN_CLASSES, *HUMERUS_CLASSES)
 BASE_DEVICES = 0.3  # share of patients with tubes, lines, implants or casts
+CHEST_SET = "chest"
 DISEASE = "tension_pneumothorax"  # the base has never seen it
 MIN_HELD_BACK = 3  # the kernel distance's jackknife leaves two
 PICTURE_COLUMNS = 8
@@ -51,6 +54,7 @@ class PhantomSet:
 PHANTOM_SETS = {
     "disease": PhantomSet((DISEASE,), 20_000, "of a rare disease (pneumothorax with shifted mediastinum)"),
     "base": PhantomSet(BASE_CLASSES, 0, f"of the base's classes ({', '.join(BASE_CLASSES)})", BASE_DEVICES),
+    CHEST_SET: PhantomSet(BASE_CHESTS, 40_000, f"of chests ({', '.join(BASE_CHESTS)})", BASE_DEVICES),
 }
 
 
@@ -75,18 +79,49 @@ def dataset_folder(
     """
     if dataset_dir is not None:
         return local_folder(dataset_dir, cache_dir, labels_path)
-    phantoms = PHANTOM_SETS[phantom_set]
-    folder = Path(cache_dir) / f"phantoms-{phantom_set}-{phantom_images}"
+    folder = _phantom_path(cache_dir, phantom_set, phantom_images)
     logger.warning(
         "NO dataset_dir WAS GIVEN: using %d PHANTOMS %s, written as DICOM to %s. "
         "For your own data: --dataset_dir /path/to/radiographs",
         phantom_images,
-        phantoms.text,
+        PHANTOM_SETS[phantom_set].text,
         folder,
     )
-    with main_first():
-        write_phantoms(folder, phantom_images, list(phantoms.labels), seed=phantoms.seed, devices=phantoms.devices)
+    _make_phantoms(folder, phantom_set, phantom_images)
     return folder
+
+
+def extra_folder(place: str | None, cache_dir: str | Path, phantom_images: int = 0) -> Path | None:
+    """Choose the second folder of a base: the user's, or phantoms of chests, or none.
+
+    Args:
+        place: the user's folder, the address of a DICOMweb server, or None.
+        cache_dir: where the phantoms, and what is fetched, go.
+        phantom_images: number of phantoms; 0 makes none.
+
+    Returns:
+        a folder of radiographs, or None.
+
+    Raises:
+        OptionError: both a folder and phantoms are asked for, or a negative number of phantoms.
+    """
+    if phantom_images < 0 or (phantom_images and place is not None):
+        raise OptionError(f"extra_phantoms is {phantom_images}; give 0 with extra_dir, or a positive number without it")
+    if not phantom_images:
+        return optional_folder(place, cache_dir)
+    folder = _phantom_path(cache_dir, CHEST_SET, phantom_images)
+    _make_phantoms(folder, CHEST_SET, phantom_images)
+    return folder
+
+
+def _phantom_path(cache_dir: str | Path, phantom_set: str, count: int) -> Path:
+    return Path(cache_dir) / f"phantoms-{phantom_set}-{count}"
+
+
+def _make_phantoms(folder: Path, phantom_set: str, count: int) -> None:
+    phantoms = PHANTOM_SETS[phantom_set]
+    with main_first():
+        write_phantoms(folder, count, list(phantoms.labels), seed=phantoms.seed, devices=phantoms.devices)
 
 
 def extra_images(items: list[dict[str, Any]] | None, image_size: int, cache_dir: str | Path) -> ImageDataset | None:

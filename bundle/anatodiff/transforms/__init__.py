@@ -1,5 +1,6 @@
 """MONAI transforms: the shared preprocessing, binary images and prototypes of shape, and the physics of CT."""
 
+from anatodiff.transforms.augmentation import Augmentation
 from anatodiff.transforms.binarize import Binarize, Binarized
 from anatodiff.transforms.ct_noise import LowDose, LowDosed, NoiseMap, NoiseMapd
 from anatodiff.transforms.emulate import EmulateCTNoise, EmulateCTNoised
@@ -11,6 +12,7 @@ from anatodiff.transforms.radiograph import radiograph_transforms
 from anatodiff.transforms.square import to_square
 
 __all__ = [
+    "Augmentation",
     "Binarize",
     "Binarized",
     "EmulateCTNoise",
