@@ -81,6 +81,15 @@ def test_one_bad_step_changes_nothing_and_is_counted(spoil: str, caplog: pytest.
     assert "1 of 8 updates were skipped" in caplog.text
 
 
+def test_large_gradients_whose_sum_overflows_are_numbers_and_are_used(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "anatodiff")
+    trained = Trained({})
+    for parameter in trained.network.parameters():
+        parameter.register_hook(lambda gradient: torch.full_like(gradient, 3e38))
+    assert trained.run().changed() == [2, 3, 4, 5, 6, 7, 8]
+    assert not caplog.messages
+
+
 def test_a_run_without_bad_steps_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert Trained({}).run().changed() == [2, 3, 4, 5, 6, 7, 8]
     assert not caplog.messages

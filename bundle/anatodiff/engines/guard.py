@@ -97,4 +97,7 @@ class StepGuard:
 def _are_finite(optimizer: torch.optim.Optimizer) -> bool:
     """Tell whether all gradients are numbers, with one question to the device."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return not gradients or bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
+    # One number that is none makes its sum none: no sum of the usual step leaves a second look to take.
+    if not gradients or bool(torch.stack([gradient.sum() for gradient in gradients]).isfinite().all()):
+        return True
+    return bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())  # a sum may overflow
