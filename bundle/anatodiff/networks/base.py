@@ -175,7 +175,8 @@ def _our_base(path: Path, weights: Weights, autoencoder: LatentCodec | None, pre
     # A file without the entry is of the first kind of base: 1,000 linear steps, noise.
     diffusion = DiffusionSettings(**settings.get("diffusion", {}))
     if prediction is not None and prediction != diffusion.prediction:
-        raise WeightsError(f"{path}: this base predicts {diffusion.prediction!r}, not {prediction!r}; leave prediction out")
+        found = diffusion.prediction
+        raise WeightsError(f"{path}: this base predicts {found!r}, not {prediction!r}; leave prediction out")
     network = DiT(**settings["network"])
     conditions_from(network, settings)
     ours = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("adapter.")}
