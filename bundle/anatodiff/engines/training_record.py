@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,10 @@ class DomainMeasures:
             to a training image than any held-back image is.
         """
         domains = torch.tensor(list(self.parents))[self.validation.labels]  # (N,)
-        features, row, grid, made = ShippedFeatures(), {}, {}, []
+        features = ShippedFeatures()
+        row: Row = {}
+        grid: dict[str, list[torch.Tensor]] = {}
+        made: list[torch.Tensor] = []
         for domain in sorted(set(self.parents)):
             real = self.validation.images[domains == domain].float()  # (n, 1, H, W)
             if len(real) < self.least:
@@ -80,11 +83,14 @@ class DomainMeasures:
             labels = torch.full((self.samples,), domain)
             images = sample(network, self.inferer, labels, 16, device)  # (m, 1, H, W)
             distance = kernel_distance(features(real), features(images))
-            row[f"kd {name}"] = [round(1e3 * distance.value, 1), round(1e3 * distance.stderr, 1)]
+            kd: list[float] = [round(1e3 * number, 1) for number in (distance.value, distance.stderr)]
+            row[f"kd {name}"] = kd
             grid[name] = list(images[:GRID_COLUMNS])
             made.append(images)
         if made:
-            views = {"pixels": pixel_features, "radiographs": DomainFeatures()}
+            views: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+                "pixels": pixel_features, "radiographs": DomainFeatures(),
+            }  # fmt: skip
             originals = self.train.images[: len(self.train.items)].float()
             detector = CopyDetector(originals, self.validation.images.float(), views)
             row["copies"] = round(float(detector(torch.cat(made)).copied.float().mean()), 4)
