@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from anatodiff.engines.training_record import RECORD_NAME, RECORD_NOTE, read_record
 from anatodiff.networks import load_base
@@ -35,12 +36,13 @@ LICENCES = (
 )
 
 
-def start_of(state_dir: Path, weights: Path | None) -> list[str]:
+def start_of(state_dir: Path, weights: Path | None, size: str | None = None) -> list[str]:
     """Choose what a training without a checkpoint begins with.
 
     Args:
         state_dir: folder of the run.
-        weights: a base to go on from; None: the one that ships, if this recipe made it.
+        weights: a base to go on from; None: the one that ships, if this recipe made it in that size.
+        size: of the network; None: that of the recipe.
 
     Returns:
         options of pretrain.json; empty where there is a checkpoint, or nothing to go on from.
@@ -48,11 +50,15 @@ def start_of(state_dir: Path, weights: Path | None) -> list[str]:
     kept = state_dir / "start_path.txt"  # a resumed run has to name the same start
     if not kept.is_file():
         path = MODELS_DIR / "dit.safetensors" if weights is None else weights
-        usable = weights is not None or (path.is_file() and RECORD_NOTE in load_base(path).notes)
+        usable = weights is not None or (path.is_file() and _is_of_recipe(load_base(path).notes, size))
         state_dir.mkdir(parents=True, exist_ok=True)
         kept.write_text(str(path.resolve()) if usable else "")
     text = kept.read_text()
     return ["--start_path", text] if text else []
+
+
+def _is_of_recipe(notes: dict[str, Any], size: str | None) -> bool:
+    return RECORD_NOTE in notes and size in (None, notes["run"]["size"])
 
 
 def command_of(options: argparse.Namespace) -> list[str]:
@@ -65,7 +71,9 @@ def command_of(options: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
-    return [*command, *start_of(options.state_dir, options.start_path), *options.rest]
+    if options.size is not None:
+        command += ["--size", options.size]
+    return [*command, *start_of(options.state_dir, options.start_path, options.size), *options.rest]
 
 
 def hours_done(state_dir: Path) -> float:
@@ -99,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, required=True, help="what scripts/base_data.py wrote")
     parser.add_argument("--state_dir", type=Path, required=True, help="outside the repository")
     parser.add_argument("--start_path", type=Path, help="weights to go on from where there is no state")
+    parser.add_argument("--size", help="of the network, e.g. ConvDiT-S/4; without: that of configs/base.json")
     parser.add_argument("--hours", type=float, help="core-hours in all after which it ends; without: never")
     parser.add_argument("--minutes", type=float, help="of this sitting; without: until it is stopped")
     options, options.rest = parser.parse_known_args(arguments)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import ROOT, make_vgg
+from support import ROOT, SIZE
 
-from anatodiff.networks import load_base
+import gpu_base
+import train_base
+from anatodiff.engines.training_record import RECORD_NOTE, read_record
+from anatodiff.networks import load_base, save_base
 
 GATE = runpy.run_path(str(ROOT / "scripts" / "gate.py"))
 REFERENCES = ["random weights, DiffFit", "from scratch, all weights"]
@@ -66,26 +71,63 @@ def test_gate_makes_a_finished_run_not_again(tmp_path: Path, capsys: pytest.Capt
     assert len((tmp_path / "gate.csv").read_text().splitlines()) == 7
 
 
-def test_gpu_recipe_runs_through_and_goes_on_where_it_stopped(small_images: Path, tmp_path: Path) -> None:
-    main = runpy.run_path(str(ROOT / "scripts" / "gpu_base.py"))["main"]
-    packed, out = str(tmp_path / "packed"), str(tmp_path / "out")
-    vgg = make_vgg(tmp_path, seed=0)
-    tensors = torch.load(vgg, weights_only=True)
-    tensors |= {"10.weight": torch.randn(256, 128, 3, 3) / 30, "10.bias": torch.zeros(256)}
-    torch.save(tensors | {"12.weight": torch.randn(256, 256, 3, 3) / 40, "12.bias": torch.zeros(256)}, vgg)
-    source = str(small_images)
-    assert main([
-        "pack", "--output_dir", packed, "--dataset_dir", source, "--extra_dir", source, "--perceptual_path", vgg,
-        "--size", "128",
-    ]) == 0  # fmt: skip
-    assert {file.suffix for file in (tmp_path / "packed").rglob("*") if file.is_file()} == {".jpg", ".csv", ".pth"}
-    training = ["train", "--data_dir", packed, "--output_dir", out, "--tiny"]
-    assert main([*training, "--minutes", "0.34"]) == 3  # over at once
-    assert main([*training, "--minutes", "9"]) == 0
-    assert {file.name for file in Path(out).glob("*.safetensors")} == {
-        "autoencoder.safetensors", "decoder.safetensors", "dit.safetensors",
-    }  # fmt: skip
-    assert load_base(f"{out}/dit.safetensors").classes == ["common", "rare"]
+@pytest.fixture
+def divided(small_images: Path, tmp_path: Path) -> Path:
+    """Training and validation folders as scripts/base_data.py writes them."""
+    rows = list(csv.DictReader((small_images / "labels.csv").read_text().splitlines()))
+    for part, kept in (("train", slice(0, 20)), ("validation", slice(20, 28))):
+        folder = tmp_path / "divided" / part
+        folder.mkdir(parents=True)
+        lines = ["file,label,patient_id,domain"]
+        for row in rows[kept]:
+            shutil.copy(small_images / row["file"], folder)
+            domain = "chest radiograph" if row["label"] == "common" else "hand radiograph"
+            lines.append(f"{row['file']},{row['label']},{row['patient_id']},{domain}")
+        (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "divided"
+
+
+def test_gpu_recipe_runs_through_and_goes_on_where_it_stopped(
+    divided: Path, small_weights: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    packed, out = str(tmp_path / "packed"), tmp_path / "out"
+    packing = ["pack", "--data_dir", str(divided), "--output_dir", packed, "--cache_dir", str(tmp_path / "cache")]
+    packing += ["--phantoms", "12", "--image_size", str(SIZE)]
+    assert gpu_base.main([*packing, "--autoencoder_path", small_weights["autoencoder_path"]]) == 0
+    assert "12 phantoms: " in capfd.readouterr().out
+    copied = [file.relative_to(divided) for file in divided.rglob("*") if file.is_file()]
+    assert all((tmp_path / "packed" / name).read_bytes() == (divided / name).read_bytes() for name in copied)
+    assert len(list((tmp_path / "packed" / "phantoms").glob("*.jpg"))) == 12
+    training = ["train", "--data_dir", packed, "--output_dir", str(out), "--tiny", "--image_size", str(SIZE)]
+    assert gpu_base.main([*training, "--minutes", "0.51"]) == 3  # over at once
+    assert "the same command goes on" in capfd.readouterr().out
+    assert gpu_base.main(training) == 0
+    base = load_base(out / "best.safetensors")
+    assert base.network.settings["stem"] is not None
+    assert {"chest radiograph", "hand radiograph/rare", "chest phantom"} <= set(base.classes)
+    assert read_record(out / "record.jsonl")[-1]["step"] == 2
+    assert gpu_base.main([*training, "--max_epochs", "1", "--minutes", "9"]) == 0  # done: nothing is trained again
+    assert read_record(out / "record.jsonl")[-1]["images"] == 20
+
+
+def test_gpu_recipe_scales_the_rates_to_its_batch_at_the_same_images() -> None:
+    growth = gpu_base.BATCH / gpu_base.RECIPE["batch_size"]
+    assert gpu_base.GPU["learning_rate"] / gpu_base.RECIPE["learning_rate"] == pytest.approx(growth**0.5)
+    images = [gpu_base.GPU["reference_steps"] * gpu_base.BATCH]
+    images.append(gpu_base.RECIPE["reference_steps"] * gpu_base.RECIPE["batch_size"])
+    assert images[0] == pytest.approx(images[1], rel=0.01)
+
+
+def test_another_size_does_not_start_from_the_base_that_ships(
+    small_weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(small_weights["base_path"])
+    notes = {RECORD_NOTE: [], "run": {"size": "ConvDiT-XS/4"}}
+    save_base(tmp_path / "dit.safetensors", base, notes)
+    monkeypatch.setattr(train_base, "MODELS_DIR", tmp_path)
+    for size, goes_on in ((None, True), ("ConvDiT-XS/4", True), ("ConvDiT-S/4", False)):
+        start = train_base.start_of(tmp_path / f"state {size}".replace("/", "-"), None, size)
+        assert bool(start) == goes_on, size
 
 
 def test_share_of_the_gradient_grows_with_lambda_and_is_that_of_the_angle(
