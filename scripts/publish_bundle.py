@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from anatodiff.autoencoders import load_autoencoder
+from anatodiff.diffusion import DiffusionSettings
+from anatodiff.diffusion.continuous import TIME_RANGE
 from anatodiff.layout import METADATA, PACKAGE, SHIPPED, lay_down
 from anatodiff.networks import Adapter, DiT, load_adapter, save_model
 
@@ -25,6 +27,7 @@ ADAPTER = "models/adapter.safetensors"
 MODEL = "models/model.pt"
 INFERENCE = "configs/inference.json"
 DATA_LICENCE = "docs/data_license.txt"
+PREDICTED = {"epsilon": "noise", "v": "v", "flow": "flow velocity"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +70,7 @@ def publish(path: Path, folder: Path) -> Adapter:
     inference = json.loads((folder / INFERENCE).read_text())
     write_json(folder / INFERENCE, {**inference, "adapter_path": f"$@bundle_root + '/{ADAPTER}'"})
     metadata = json.loads((folder / METADATA).read_text())
-    describe(metadata["network_data_format"], adapter.network)
+    describe(metadata["network_data_format"], adapter.network, adapter.diffusion)
     write_json(folder / METADATA, metadata)
     with open(folder / DATA_LICENCE, "a") as file:
         said = "; ".join(f"{what}: {licence}" for what, licence in licences(adapter).items())
@@ -75,14 +78,20 @@ def publish(path: Path, folder: Path) -> Adapter:
     return adapter
 
 
-def describe(formats: dict[str, Any], network: DiT) -> None:
-    """Put the network's own sizes into the metadata's description of its input and output."""
-    image, output = formats["inputs"]["image"], formats["outputs"]["pred"]
+def describe(formats: dict[str, Any], network: DiT, diffusion: DiffusionSettings) -> None:
+    """Put a network's sizes, times and prediction into the metadata's description of its input and output."""
+    image, times, output = formats["inputs"]["image"], formats["inputs"]["timesteps"], formats["outputs"]["pred"]
     image["spatial_shape"] = output["spatial_shape"] = [network.input_size] * 2
+    continuous = diffusion.schedule == "continuous"
+    times["dtype"] = "float32" if continuous else "int64"
+    times["value_range"] = [0, int(TIME_RANGE) if continuous else diffusion.timesteps - 1]
+    parts = {PREDICTED[diffusion.prediction]: network.in_channels}
+    if network.out_channels > network.in_channels:
+        parts["variance fraction"] = network.out_channels - network.in_channels
+    names = [f"{part} {number}" for part, count in parts.items() for number in range(count)]
+    output["format"] = " and ".join(parts)
     output["num_channels"] = network.out_channels
-    output["channel_def"] = {
-        key: output["channel_def"][key] for key in list(output["channel_def"])[: network.out_channels]
-    }
+    output["channel_def"] = {str(channel): name for channel, name in enumerate(names)}
 
 
 def licences(adapter: Adapter) -> dict[str, str]:

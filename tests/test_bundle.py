@@ -85,7 +85,8 @@ def trained(small_images: Path, small_weights: dict[str, str], tmp_path: Path) -
 
 
 def test_verify_net_in_out_passes(trained: dict[str, str]) -> None:
-    shape = {"_meta_#network_data_format#inputs#image#spatial_shape": [8, 8]}  # the small network's latents
+    formats = "_meta_#network_data_format#"  # of the small network
+    shape = {f"{formats}inputs#image#spatial_shape": [8, 8], f"{formats}outputs#pred#num_channels": 8}
     places = {"meta_file": str(ROOT / "configs" / "metadata.json"), "config_file": str(ROOT / "configs/inference.json")}
     verify_net_in_out(net_id="network_def", device="cpu", **places, **trained, **shape)
 

@@ -67,7 +67,7 @@ def test_half_is_half_as_large_and_nearly_the_same(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("adapter.safetensors", "merged.safetensors"), 1, "trained on another base; give its own"),
+        (("adapter.safetensors", "merged.safetensors"), 1, "give its file with --base_path"),
         (("nothing.safetensors", "merged.safetensors"), 1, "no such weights file"),
         (("--split", "adapter.safetensors", "again.safetensors"), 1, "expected weights of kind 'merged'"),
         (("adapter.safetensors", "merged.pt"), 2, "must end in .safetensors"),

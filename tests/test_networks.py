@@ -338,7 +338,8 @@ def test_adapter_of_another_base_and_base_of_another_autoencoder_are_refused(
     path = tmp_path / "adapter.safetensors"
     save_adapter(path, network, trained_names(network), base, FineTuning(), {"classes": ["a"]})
     other = make_weights(tmp_path, seed=1)
-    with pytest.raises(WeightsError, match="another base"):
+    wanted, found = base.sha256[:12], load_base(other["base_path"]).sha256[:12]
+    with pytest.raises(WeightsError, match=f"trained on the base {wanted}, this one is {found}; give its file"):
         load_adapter(path, other["base_path"])
     for load in (load_adapter, load_base):
         with pytest.raises(WeightsError, match="another autoencoder"):

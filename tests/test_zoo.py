@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from monai.bundle import ConfigWorkflow
 from support import ROOT, SMALL, options_for, run_workflow
 
 from anatodiff.data import read_radiograph
-from anatodiff.networks import load_adapter
+from anatodiff.networks import load_adapter, load_base
 
 ZOO = runpy.run_path(str(ROOT / "scripts" / "zoo_check.py"))
 PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish_bundle.py"))
@@ -68,6 +69,14 @@ def test_a_published_bundle_samples_with_its_own_weights(published: Path, tmp_pa
 
 def test_a_published_bundle_says_its_licences(published: Path) -> None:
     assert "training images: none: nothing was learned" in (published / "docs" / "data_license.txt").read_text()
+
+
+def test_the_metadata_describes_the_base_that_ships() -> None:
+    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
+    described = copy.deepcopy(formats(metadata))
+    base = load_base()
+    PUBLISH["describe"](described, base.network, base.diffusion)
+    assert described == formats(metadata)
 
 
 def test_the_metadata_names_all_that_must_be_installed() -> None:
@@ -154,8 +163,8 @@ FAULTS: dict[str, tuple[str, str, Break]] = {
         edited("metadata.json", lambda metadata: formats(metadata)["inputs"]["image"].update(spatial_shape=[16, 16])),
     ),
     "channels out": (
-        "network in and out", "output channel number `8` doesn't match: `4`",
-        edited("metadata.json", lambda metadata: formats(metadata)["outputs"]["pred"].update(num_channels=4)),
+        "network in and out", "doesn't match: `5`",
+        edited("metadata.json", lambda metadata: formats(metadata)["outputs"]["pred"].update(num_channels=5)),
     ),
     "weights missing": (
         "model.pt: weights only, fits", "Missing key(s)",

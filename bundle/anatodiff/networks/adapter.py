@@ -19,6 +19,7 @@ from anatodiff.networks.told import ConditionSettings, condition_header, conditi
 from anatodiff.weights import Weights, WeightsError, read_weights, save_weights
 
 KINDS = ("adapter", "merged")
+HASH_DIGITS = 12  # of a base's SHA-256, hexadecimal, that a message shows
 
 
 def build_anatodiff(
@@ -214,7 +215,11 @@ def adapter_network(path: str | Path, weights: Weights, base: Base) -> DiT:
     """
     settings = weights.settings
     if settings["base_sha256"] != base.sha256:
-        raise WeightsError(f"{path}: this adapter was trained on another base; give its own with --base_path")
+        wanted, found = (sha256[:HASH_DIGITS] for sha256 in (settings["base_sha256"], base.sha256))
+        raise WeightsError(
+            f"{path}: this adapter was trained on the base {wanted}, this one is {found}; give its file with "
+            "--base_path"
+        )
     network = with_classes(base.network, settings["num_classes"])
     _shapes_from(network, weights)
     conditions_from(network, settings)
