@@ -70,12 +70,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", required=True, metavar="NAME=SIZE", help="SIZE in images, or rest")
+    parser.add_argument("--only", default="*", help="pattern of the files to take, such as 'kermany/*'")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
         named = dict(part.split("=", 1) for part in options.parts)
         parts = {name: None if size == REST else int(size) for name, size in named.items()}
-        usable = [item for item in find_radiographs(options.dataset_dir) if item.fault is None]
+        found = [item for item in find_radiographs(options.dataset_dir) if item.fault is None]
+        usable = [item for item in found if item.file.relative_to(options.dataset_dir).match(options.only)]
+        if not usable:
+            raise DatasetError(f"{options.dataset_dir}: no file is {options.only!r} there; give --only another pattern")
         for name, items in divide(usable, parts, options.seed).items():
             write_part(options.output_dir / name, items, options.dataset_dir)
             print(f"{name}: {len(items)} images of {len({item.patient for item in items})} patients")

@@ -1,13 +1,11 @@
-"""The programs that make a base and judge it: the gate and the GPU recipe."""
+"""The programs that make a base: its data for one GPU, its recipe, and how loud its losses are."""
 
 from __future__ import annotations
 
 import csv
-import json
 import runpy
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,58 +15,6 @@ import gpu_base
 import train_base
 from anatodiff.engines.training_record import RECORD_NOTE, read_record
 from anatodiff.networks import load_base, save_base
-
-GATE = runpy.run_path(str(ROOT / "scripts" / "gate.py"))
-REFERENCES = ["random weights, DiffFit", "from scratch, all weights"]
-
-
-def rows(**arms: list[float]) -> list[dict[str, Any]]:
-    return [
-        {"arm": name, "seed": seed, "kernel_distance": value}
-        for name, values in arms.items() for seed, value in enumerate(values)
-    ]  # fmt: skip
-
-
-def test_base_passes_only_outside_the_interval_of_the_pairs() -> None:
-    far = {REFERENCES[0]: [0.9, 0.8, 1.0], REFERENCES[1]: [0.8, 0.7, 0.9]}
-    assert GATE["passes"](rows(**far, base=[0.3, 0.2, 0.4]), "base", REFERENCES)  # noisy, but paired: always 0.5 less
-    assert not GATE["passes"](rows(**far, base=[0.3, 0.9, 0.5]), "base", REFERENCES)
-    assert not GATE["passes"](rows(**far, base=[0.85, 0.75, 0.95]), "base", REFERENCES)  # beats only one
-    table = GATE["table"](rows(base=[0.3, 0.2, 0.4], **far), REFERENCES)
-    assert "| base | 300 ± 248 | -600 ± 0 | -500 ± 0 |" in table
-
-
-def test_random_bases_have_the_shape_and_zero_only_where_training_starts_so(
-    small_weights: dict[str, str], tmp_path: Path
-) -> None:
-    like = Path(small_weights["base_path"])
-    plain, shaken = (
-        load_base(GATE["random_base"](tmp_path / f"{shake}.safetensors", like, 3, shake)) for shake in (False, True)
-    )
-    base = load_base(like)
-    assert plain.network.settings == base.network.settings
-    assert (plain.scale_factor, plain.autoencoder_sha256) == (base.scale_factor, base.autoencoder_sha256)
-    x, t = torch.randn(1, 4, 8, 8), torch.tensor([10])
-    assert float(plain.network(x, t).abs().max()) == 0
-    assert float(shaken.network(x, t).abs().max()) > 0
-
-
-def test_gate_makes_a_finished_run_not_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """With the results of all runs in place the program only reads, and says what they say."""
-    arms = {"mine, DiffFit": 0.2, REFERENCES[0]: 0.9, REFERENCES[1]: 0.8}
-    for arm, value in arms.items():
-        for seed in (0, 1):
-            folder = tmp_path / arm / f"seed{seed}"
-            folder.mkdir(parents=True)
-            found = {name: {"value": value + 0.01 * seed, "stderr": 0.01} for name in ("before", "after", "real")}
-            (folder / "quality.json").write_text(json.dumps({"kernel_distance": found}))
-    arguments = ["--dataset_dir", "/nowhere", "--output_dir", str(tmp_path), "--base", "mine=/nowhere/base.safetensors"]
-    for seed in (0, 1):  # the random bases are only read where they exist
-        for mode in ("difffit", "full"):
-            (tmp_path / f"random-{mode}-{seed}.safetensors").touch()
-    assert GATE["main"]([*arguments, "--seeds", "0", "1"]) == 0
-    assert "mine, DiffFit: passes" in capsys.readouterr().out
-    assert len((tmp_path / "gate.csv").read_text().splitlines()) == 7
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "start_class": "b",
         "split_seed": 6, "max_train_images": 8, "measured": ["after"], "keep_every": 2,
         "finetuning": "bitfit", "gamma": "linear", "lora_rank": 3, "lora_scale": 2.0, "lora_layers": ["fc1"],
+        "train_stem": True,
         "selora_every": 2, "selora_threshold": 50.0, "spm_blocks": 3, "spm_width": None, "spm_query": "block",
         "spm_learnable": True, "topology_weight": 1e-3, "topology_homology": [0], "topology_norm": 2,
         "topology_channels": "mean", "topology_n_random": 3, "topology_essential": "none", "topology_time": "signal",
@@ -107,7 +108,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "feature_network": "@features", "feature_channels": 1, "feature_size": 32,
         "feature_mean": 0.2, "feature_std": [0.5, 0.4, 0.3], "nearest_k": 2,
         "reference_dir": "@images", "train_dir": "@images", "split_seed": 6, "max_train_images": 8,
-        "lpips_network": "@vgg16", "lpips_weights": "@lpips",
+        "lpips_network": "@vgg16", "lpips_weights": "@lpips", "token_size": 16,
         "adapter_path": "@new", "base_path": "@weights", "autoencoder_path": "@weights",
     },
 }  # fmt: skip
@@ -121,6 +122,7 @@ QUICK: dict[str, dict[str, Any]] = {"train": {"measured": []}}
 REFUSED = {
     ("train", "image_size"): "set image_size", ("train", "autoencoder_path"): "another autoencoder",
     ("train", "base_path"): "another autoencoder",
+    ("train", "train_stem"): "no convolutional stem",
     ("train", "prediction"): "predicts 'epsilon', not 'flow'", ("inference", "autoencoder_path"): "another autoencoder",
     ("inference", "base_path"): "another autoencoder", ("inference", "adapter_path"): "no such weights file",
     ("inference", "run_dir"): "no such weights file", ("evaluate", "adapter_path"): "no such weights file",

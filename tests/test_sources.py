@@ -157,6 +157,17 @@ def test_parts_share_no_patient_and_copy_no_image(small_images: Path, tmp_path: 
     assert {file.name for file in tmp_path.rglob("*") if file.is_file()} == {"labels.csv"}
 
 
+def test_parts_are_taken_of_the_files_asked_for(
+    small_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = ("--dataset_dir", small_images, "--output_dir", tmp_path, "--parts", "a=6", "b=rest")
+    assert program("split_folder", *given, "--only", "image0*") == 0
+    rows = [line for part in ("a", "b") for line in (tmp_path / part / "labels.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 10 and all(row.startswith("images/image0") for row in rows)
+    assert program("split_folder", *given, "--only", "other/*") == 1
+    assert "no file is 'other/*'" in capsys.readouterr().err
+
+
 def test_nothing_left_for_a_part_is_said(small_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ("--dataset_dir", small_images, "--output_dir", tmp_path, "--parts", "a=28", "b=rest")
     assert program("split_folder", *arguments) == 1

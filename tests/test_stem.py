@@ -152,6 +152,21 @@ def test_the_stem_and_the_head_are_trained_when_asked() -> None:
     assert any(name.startswith("blocks.") for name in frozen)
 
 
+def test_left_open_the_stem_is_trained_where_there_is_one() -> None:
+    with_stem, plain = (build_anatodiff(stem_base(**stem), 2, finetuning=FineTuning(stem=None))
+                        for stem in ({}, {"stem": None}))  # fmt: skip
+    asked = build_anatodiff(stem_base(), 2, finetuning=FineTuning(stem=True))
+    assert trained_names(with_stem) == trained_names(asked)
+    assert trained_names(plain) == trained_names(build_anatodiff(stem_base(stem=None), 2))
+
+
+def test_training_the_stem_is_refused_where_it_does_nothing() -> None:
+    with pytest.raises(ValueError, match="train_stem does nothing with finetuning 'full'"):
+        FineTuning("full", stem=True)
+    with pytest.raises(ValueError, match="no convolutional stem"):
+        build_anatodiff(stem_base(stem=None), 2, finetuning=FineTuning(stem=True))
+
+
 def test_convolutions_get_additions_only_where_there_are_any() -> None:
     plain = stem_base(stem=None)
     with pytest.raises(ValueError, match="no convolutional stem"):

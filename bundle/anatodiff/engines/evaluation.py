@@ -54,6 +54,7 @@ class Evaluation:
         nearest_k: k of precision, recall, density and coverage.
         seed: of the draw of as many training images as there are samples, of subsets and of pairs.
         lpips: measures the diversity of either kind, too; None leaves it out.
+        token_size: side of the network's tokens, pixels, for the seam index.
         model: the network that made the samples, for membership inference; None is not known.
 
     Raises:
@@ -69,13 +70,14 @@ class Evaluation:
         nearest_k: int = 5,
         seed: int = 0,
         lpips: LPIPS | None = None,
+        token_size: int = 32,
         model: ModelMembership | None = None,
     ) -> None:
         if nearest_k < 1:
             raise ValueError(f"nearest_k is {nearest_k}; give at least 1")
         self.features, self.samples, self.real, self.model = features, samples, real, model
         self.output_dir, self.nearest_k, self.seed = Path(output_dir), nearest_k, seed
-        self.lpips = lpips
+        self.lpips, self.token_size = lpips, token_size
         self._check_counts()
         self._check_unseen()
 
@@ -136,7 +138,7 @@ class Evaluation:
         sets = []
         for name, given in zip(("synthetic", "training"), privacy.measures(), strict=True):
             by_features = feature_measures(features["real"], features[name], self.nearest_k, self.seed)
-            by_images = image_measures(images["real"], images[name], self.seed, self.lpips)
+            by_images = image_measures(images["real"], images[name], self.seed, self.lpips, self.token_size)
             of_domain = kernel_distance(domain["real"], domain[name])
             by_domain = {"kid_radiographs": Measure(of_domain.value, of_domain.stderr)}
             sets.append(by_features | by_domain | by_images | given)
@@ -190,6 +192,7 @@ class Evaluation:
             "training_images": {"measured": drawn, "of": len(self.real.train)},
             "reference_images": len(self.real.reference),
             "nearest_k": self.nearest_k,
+            "token_size": self.token_size,
             "seed": self.seed,
             **({} if self.model is None else {"model_membership": self.model.settings}),
             "images_sha256": {

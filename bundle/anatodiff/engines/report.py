@@ -42,7 +42,8 @@ TITLES = {
     "fid": "Frechet distance (FID)", "fid_infinity": "FID, extrapolated",
     "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
     "ms_ssim": "likeness in pairs (MS-SSIM)", "lpips": "unlikeness in pairs (LPIPS)",
-    "spectrum": "spectrum, decades off", "copy_rate": "copies", "suspicious_rate": "suspiciously near",
+    "seam_index": "seam index", "spectrum": "spectrum, decades off", "copy_rate": "copies",
+    "suspicious_rate": "suspiciously near",
     "authenticity": "authenticity", "membership_auc": "membership, AUC", "membership_tpr": "members found at 1 %",
     "model_membership_auc": "membership by the model, AUC", "model_membership_tpr": "members found by it at 1 %",
 }  # fmt: skip
@@ -122,7 +123,8 @@ def _measures(found: Evaluated) -> Table:
         "Kernel, Frechet and CMMD distances: smaller is nearer. FID only beside that of the real images: with some "
         "hundred images it is mostly bias. Precision: samples that look real; recall and coverage: real images that "
         "samples reach; MS-SSIM: likeness of random pairs, higher is less diverse; LPIPS, where "
-        "its files were given: their distance, higher is more diverse. In copies and what follows, the "
+        "its files were given: their distance, higher is more diverse; seam index: change across the borders of the "
+        "network's tokens over that elsewhere, 1 is no seam. In copies and what follows, the "
         "reference images stand in for the samples as the real ones.",
     )
 

@@ -23,6 +23,7 @@ from anatodiff.metrics.membership import Membership, membership_inference, membe
 from anatodiff.metrics.noise_level import DoseLevel, DoseResponse, dose_response, mean_measure, noise_level
 from anatodiff.metrics.paired import PairedMeasures, paired_measures
 from anatodiff.metrics.precision_recall import PrecisionRecall, improved_precision_recall
+from anatodiff.metrics.seam import SeamIndex, seam_index
 from anatodiff.metrics.spectrum import RadialSpectrum, radial_spectrum, spectrum_error
 from anatodiff.metrics.summary import Measure, feature_measures, image_measures, share_measure
 from anatodiff.metrics.trials import Interval, paired_difference, student_interval
@@ -50,6 +51,7 @@ __all__ = [
     "PairedMeasures",
     "PrecisionRecall",
     "RadialSpectrum",
+    "SeamIndex",
     "ShippedFeatures",
     "TorchScriptFeatures",
     "authenticity",
@@ -78,6 +80,7 @@ __all__ = [
     "radial_spectrum",
     "save_domain_features",
     "save_features",
+    "seam_index",
     "share_measure",
     "spectrum_error",
     "student_interval",

@@ -15,6 +15,7 @@ from anatodiff.metrics.frechet_infinity import frechet_infinity
 from anatodiff.metrics.kernel_distance import kernel_distance
 from anatodiff.metrics.lpips import LPIPS, lpips_diversity
 from anatodiff.metrics.precision_recall import improved_precision_recall
+from anatodiff.metrics.seam import seam_index
 from anatodiff.metrics.spectrum import radial_spectrum, spectrum_error
 
 __all__ = ["Measure", "feature_measures", "image_measures", "share_measure"]
@@ -76,6 +77,7 @@ def image_measures(
     images: torch.Tensor,
     seed: int = 0,
     lpips: LPIPS | None = None,
+    token_size: int = 32,
 ) -> dict[str, Measure]:
     """Compare images with the reference images, by name.
 
@@ -84,10 +86,11 @@ def image_measures(
         images: (n, 1, H, H) in [0, 1].
         seed: of the pairs.
         lpips: measures pairs of images, too, if given; it needs 3 images of 16 pixels.
+        token_size: side of the network's tokens, pixels, for the seam index.
 
     Returns:
         "ms_ssim" of the images among themselves (or not: it needs 3 images of 161 pixels), "lpips" of the same kind
-        (or not), and "spectrum" in decades.
+        (or not), "seam_index" (or not: it needs images larger than a token), and "spectrum" in decades.
     """
     found = {}
     if len(images) >= 3 and images.shape[2] >= MIN_SIDE:
@@ -96,6 +99,9 @@ def image_measures(
     if lpips is not None:
         distance = lpips_diversity(lpips, images, seed=seed)
         found["lpips"] = Measure(distance.value, distance.stderr)
+    if min(images.shape[2:]) > token_size:
+        seams = seam_index(images, token_size)
+        found["seam_index"] = Measure(seams.value, seams.stderr)
     found["spectrum"] = Measure(spectrum_error(radial_spectrum(reference), radial_spectrum(images)))
     return found
 

@@ -40,10 +40,11 @@ class FineTuning:
         lora_rank: rank of "lora", largest rank of "selora".
         lora_scale: factor of the additions (alpha / rank in LoRA's terms).
         lora_layers: layers of each block that get an addition, of "qkv", "proj", "fc1", "fc2", "conv".
-        stem: also train every parameter of the convolutional stem and head, where the network has them.
+        stem: also train every parameter of the convolutional stem and head; None: where the network has them. Does
+            nothing with "full".
 
     Raises:
-        ValueError: an argument is not one of those named here.
+        ValueError: an argument is not one of those named here, or would do nothing.
 
     References:
         Zaken et al., "BitFit", https://arxiv.org/abs/2106.10199; Xie et al., "DiffFit",
@@ -56,7 +57,7 @@ class FineTuning:
     lora_rank: int = 8
     lora_scale: float = 1.0
     lora_layers: Sequence[str] = ("qkv", "proj")
-    stem: bool = False
+    stem: bool | None = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -65,6 +66,8 @@ class FineTuning:
             raise ValueError(f"gamma must be one of {GAMMAS}, got {self.gamma!r}")
         if not self.lora_layers or not set(self.lora_layers) <= set(LAYERS):
             raise ValueError(f"lora_layers must be some of {LAYERS}, got {list(self.lora_layers)}")
+        if self.stem and self.mode == "full":
+            raise ValueError("train_stem does nothing with finetuning 'full', which trains everything; leave it out")
 
 
 def set_finetuning(model: DiT, mode: str | FineTuning = "difffit", seed: int = 0) -> DiT:
@@ -110,8 +113,11 @@ def prepare(model: DiT, how: FineTuning, seed: int = 0) -> None:
         _add_gammas(model, how.gamma)
     if how.mode in ("lora", "selora"):
         _add_low_rank(model, how, seed)
+    if how.stem and model.stem is None:
+        raise ValueError("train_stem does nothing here: this base has no convolutional stem; leave it out")
+    stems = model.stem is not None if how.stem is None else how.stem
     for name, parameter in model.named_parameters():
-        stem = how.stem and name.startswith(("stem.", "head."))
+        stem = stems and name.startswith(("stem.", "head."))
         parameter.requires_grad_(how.mode == "full" or stem or _is_new(name) or _is_tuned(name, how.mode))
 
 
