@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--autoencoder_path", type=Path)
     parser.add_argument("--start_class", help="class of the base to sample; without: no class")
     parser.add_argument("--samples", type=int, default=400)
-    parser.add_argument("--sampling_steps", type=int, default=50)
+    parser.add_argument("--sampling_steps", type=int, default=20)
     parser.add_argument("--cache_dir", type=Path, default=Path("output/cache"))
     parser.add_argument("--image_size", type=int, default=256)
     parser.add_argument("--picture", type=Path, help="PNG of the worst pairs: shows patients")
@@ -69,7 +69,7 @@ def check(options: argparse.Namespace) -> int:
     )
     autoencoder = load_autoencoder(options.autoencoder_path)
     base = load_base(options.base_path, autoencoder)
-    inferer = SamplingInferer(base.diffusion.build(), autoencoder, base.scale_factor, steps=options.sampling_steps)
+    inferer = SamplingInferer(base.diffusion.build(), autoencoder, base.scale_factor, "dpmpp", options.sampling_steps)
     labels = torch.full((options.samples,), base.label_of(options.start_class))
     samples = sample(base.network, inferer, labels, 16, torch.device("cpu"))  # (N, 1, H, W)
     views = {"pixels": pixel_features, "features": ShippedFeatures(), "radiographs": DomainFeatures()}
