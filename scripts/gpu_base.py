@@ -97,10 +97,11 @@ def train(options: argparse.Namespace) -> int:
     """Start or continue in the output folder, until the minutes are over; returns the exit code."""
     settings: dict[str, object] = {
         "extra_dir": options.data_dir / PHANTOMS, "extra_phantoms": 0,
-        "autoencoder_path": options.data_dir / AUTOENCODER, **GPU, **(TINY if options.tiny else {}),
+        **GPU, **(TINY if options.tiny else {}),
     }  # fmt: skip
     rest = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     options.state_dir, options.hours, options.rest = options.output_dir, None, rest + options.rest
+    options.autoencoder_path = options.data_dir / AUTOENCODER
     code = train_base.train(options)
     if not code:
         print(f"done: {options.output_dir / 'best.safetensors'} has the least validation loss")

@@ -19,10 +19,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from anatodiff.autoencoders import load_autoencoder
 from anatodiff.engines.training_record import RECORD_NAME, RECORD_NOTE, read_record
-from anatodiff.networks import load_base
+from anatodiff.networks import Base, load_base
 from anatodiff.weights import MODELS_DIR, WeightsError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,13 +36,16 @@ LICENCES = (
 )
 
 
-def start_of(state_dir: Path, weights: Path | None, size: str | None = None) -> list[str]:
+def start_of(
+    state_dir: Path, weights: Path | None, size: str | None = None, autoencoder: Path | None = None
+) -> list[str]:
     """Choose what a training without a checkpoint begins with.
 
     Args:
         state_dir: folder of the run.
-        weights: a base to go on from; None: the one that ships, if this recipe made it in that size.
+        weights: a base to go on from; None: the one that ships, if this recipe made it in that size on these latents.
         size: of the network; None: that of the recipe.
+        autoencoder: file of the autoencoder; None: the one that ships.
 
     Returns:
         options of pretrain.json; empty where there is a checkpoint, or nothing to go on from.
@@ -50,15 +53,16 @@ def start_of(state_dir: Path, weights: Path | None, size: str | None = None) -> 
     kept = state_dir / "start_path.txt"  # a resumed run has to name the same start
     if not kept.is_file():
         path = MODELS_DIR / "dit.safetensors" if weights is None else weights
-        usable = weights is not None or (path.is_file() and _is_of_recipe(load_base(path).notes, size))
+        usable = weights is not None or (path.is_file() and _is_of_recipe(load_base(path), size, autoencoder))
         state_dir.mkdir(parents=True, exist_ok=True)
         kept.write_text(str(path.resolve()) if usable else "")
     text = kept.read_text()
     return ["--start_path", text] if text else []
 
 
-def _is_of_recipe(notes: dict[str, Any], size: str | None) -> bool:
-    return RECORD_NOTE in notes and size in (None, notes["run"]["size"])
+def _is_of_recipe(base: Base, size: str | None, autoencoder: Path | None) -> bool:
+    same = RECORD_NOTE in base.notes and size in (None, base.notes["run"]["size"])
+    return same and load_autoencoder(autoencoder).sha256 == base.autoencoder_sha256
 
 
 def command_of(options: argparse.Namespace) -> list[str]:
@@ -73,7 +77,10 @@ def command_of(options: argparse.Namespace) -> list[str]:
         command += [f"--{name}", str(value)]
     if options.size is not None:
         command += ["--size", options.size]
-    return [*command, *start_of(options.state_dir, options.start_path, options.size), *options.rest]
+    if options.autoencoder_path is not None:
+        command += ["--autoencoder_path", str(options.autoencoder_path)]
+    start = start_of(options.state_dir, options.start_path, options.size, options.autoencoder_path)
+    return [*command, *start, *options.rest]
 
 
 def hours_done(state_dir: Path) -> float:
@@ -106,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="what scripts/base_data.py wrote")
     parser.add_argument("--state_dir", type=Path, required=True, help="outside the repository")
+    parser.add_argument("--autoencoder_path", type=Path, help="of the latents; without: the one that ships")
     parser.add_argument("--start_path", type=Path, help="weights to go on from where there is no state")
     parser.add_argument("--size", help="of the network, e.g. ConvDiT-S/4; without: that of configs/base.json")
     parser.add_argument("--hours", type=float, help="core-hours in all after which it ends; without: never")

@@ -72,8 +72,10 @@ def test_another_size_does_not_start_from_the_base_that_ships(
     save_base(tmp_path / "dit.safetensors", base, notes)
     monkeypatch.setattr(train_base, "MODELS_DIR", tmp_path)
     for size, goes_on in ((None, True), ("ConvDiT-XS/4", True), ("ConvDiT-S/4", False)):
-        start = train_base.start_of(tmp_path / f"state {size}".replace("/", "-"), None, size)
+        state = tmp_path / f"state {size}".replace("/", "-")
+        start = train_base.start_of(state, None, size, Path(small_weights["autoencoder_path"]))
         assert bool(start) == goes_on, size
+    assert not train_base.start_of(tmp_path / "other latents", None)  # of the autoencoder that ships
 
 
 def test_share_of_the_gradient_grows_with_lambda_and_is_that_of_the_angle(
