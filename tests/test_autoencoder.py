@@ -19,8 +19,10 @@ from anatodiff.autoencoders import (
     ImageDataset,
     LatentDataset,
     PrincipalAutoencoder,
+    build_autoencoder,
     latent_scale,
     load_autoencoder,
+    save_autoencoder,
 )
 from anatodiff.autoencoders.latent_cache import cached
 from anatodiff.data import make_datalist
@@ -84,6 +86,48 @@ def test_frozen_encoder_keeps_its_latents_while_the_decoder_learns(run: Run, tmp
     assert before.sha256 == after.sha256  # every base of the one fits the other
     out = run("train_autoencoder", start_path=start, learning_rate=0.01, output_dir=str(tmp_path / "other"))
     assert load_autoencoder(out / "autoencoder.safetensors").sha256 != before.sha256
+
+
+def test_decoder_with_a_finish_and_grain_starts_from_a_file_that_has_neither(tmp_path: Path) -> None:
+    """The first reconstructions are the file's to the bit, and training reaches the new layers."""
+    start, made, images = tmp_path / "start.safetensors", tmp_path / "made.safetensors", smooth_images(2)
+    network: dict[str, Any] = {"channels": (8, 8), "encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
+    finish: dict[str, Any] = {**network, "finish_channels": 4, "finish_layers": 3, "grain": True}
+    torch.manual_seed(0)
+    trained = PrincipalAutoencoder(**network)
+    torch.nn.init.normal_(trained.get_parameter("decoder.6.weight"))  # the last, which starts at zero
+    save_autoencoder(start, trained, {}, half=False)
+    before, after = load_autoencoder(start), build_autoencoder(images, **finish, start_path=start, frozen_encoder=True)
+    z = before.encode(images)[0]
+    assert torch.equal(before.reconstruct(z), after.reconstruct(z))
+    assert after.sha256 == before.sha256  # every base of the one fits the other
+    after.reconstruct(z).square().mean().backward()
+    gradients = [after.get_parameter(name).grad for name in ("grain.gain.weight", "finish.last.weight")]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+    save_autoencoder(made, after, {}, half=False)
+    with pytest.raises(WeightsError, match="has finish_channels 4; set it so"):
+        build_autoencoder(images, **network, start_path=made)
+    assert torch.equal(build_autoencoder(images, **finish, start_path=made).reconstruct(z), after.reconstruct(z))
+
+
+def test_same_latents_give_the_same_grain_at_any_size() -> None:
+    torch.manual_seed(0)
+    autoencoder = PrincipalAutoencoder(4, (8, 8), (1, 1), (1, 1), finish_channels=4, grain=True)
+    for name in ("grain.gain", "finish.grain.gain", "finish.last"):
+        torch.nn.init.normal_(autoencoder.get_submodule(name).weight)
+    torch.nn.init.ones_(autoencoder.grain.gain.bias)
+    flat = torch.zeros(1, 4, 40, 36)  # 320 x 288 pixels: larger than the noise map
+    with torch.no_grad():
+        image, part = autoencoder.reconstruct(flat), autoencoder.reconstruct(flat[..., :8, :8])
+    assert image.shape == (1, 1, 320, 288)
+    assert float(image.diff(dim=3).abs().mean()) > 1e-3  # grain where the latents have none
+    torch.testing.assert_close(image[..., :32, :32], part[..., :32, :32])
+
+
+@pytest.mark.parametrize(("options", "message"), [({"finish_channels": -1}, "0 for none"), ({"finish_layers": 1}, "2")])
+def test_finish_that_cannot_be_is_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrincipalAutoencoder(**options)
 
 
 @pytest.mark.parametrize(

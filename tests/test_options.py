@@ -90,7 +90,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "weights_path": "@new", "start_path": "@start", "frozen_encoder": True, "extra_dir": "@images",
         "extra_phantoms": 4, "validation_dir": "@held",
         "extra_share": 0.3, "perceptual_path": "@vgg", "perceptual_layers": ["conv1_1"], "perceptual_weight": 0.2,
-        "texture_weight": 0.3, "texture_patch": 8,
+        "texture_weight": 0.3, "texture_patch": 8, "perceptual_amp": "bf16", "raster_weight": 0.5,
+        "finish_channels": 4, "finish_layers": 3, "grain": True,
+        "damaged_share": 0.5, "damage_noise": 0.9, "damage_smoothing": 2.0,
         "adversarial_weight": 0.5, "critic_channels": 16, "critic_levels": 2, "critic_learning_rate": 0.01,
         "critic_start": 3,
     },
@@ -156,6 +158,10 @@ def context(name: str, option: str) -> tuple[str, dict[str, Any]]:
         return "selora", {"finetuning": "selora", "lora_rank": 4, "selora_every": 1, "selora_threshold": 1.0001}
     if option.startswith("critic_"):
         return "critic", {"adversarial_weight": 0.1}
+    if option == "finish_layers":
+        return "finish", {"finish_channels": 3}
+    if option.startswith("damage_"):
+        return "damage", {"damaged_share": 1.0}
     if option.startswith(("perceptual_", "texture_")):
         return "perceptual", {"perceptual_path": "@vgg", "perceptual_weight": 0.1, "texture_weight": 0.1}
     if option in ("reference_dir", "train_dir"):

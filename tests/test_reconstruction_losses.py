@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from monai.utils import CommonKeys
 from safetensors.torch import load_file
 from support import make_vgg
 
-from anatodiff.engines import CriticTraining, build_critic
+from anatodiff.autoencoders import PrincipalAutoencoder
+from anatodiff.engines import CriticTraining, DamagedBatch, DamagedInferer, build_critic
 from anatodiff.losses import PerceptualLoss, ReconstructionLoss
-from anatodiff.losses.texture import gram_matrices
+from anatodiff.losses.texture import alternation, gram_matrices
 from anatodiff.weights import WeightsError
 
 VGG = "vgg19_features_conv1_1-conv3_4_fp16.pth"
@@ -90,6 +92,88 @@ def test_texture_counts_grain_but_not_where_each_grain_lies(shared_data: Path) -
     assert small.grad is not None and small.grad.abs().sum() > 0
 
 
+def test_alternation_of_every_second_column_is_found_and_noise_has_none() -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(8, 1, 129, 129)
+    assert alternation(noise, 2) < 0.01
+    assert alternation(noise, 8) < 0.02
+    steps = torch.randn(8, 1, 129, 129)
+    steps[..., 2::2] *= 1.1  # from each odd column to the next
+    weave = steps.cumsum(dim=3)
+    assert alternation(weave, 2) == pytest.approx(0.1 / 2.1, abs=0.01)
+    assert alternation(weave.movedim(2, 3), 2) == pytest.approx(0.1 / 2.1, abs=0.01)  # rows alike
+
+
+def test_raster_term_counts_grain_that_follows_the_patches_and_no_other() -> None:
+    torch.manual_seed(0)
+    target = torch.randn(4, 1, 65, 65)
+    raster = torch.randn(4, 1, 65, 65)
+    raster[..., ::8] *= 2
+    loss = ReconstructionLoss(raster_weight=1.0)
+    found = []
+    for image in (target + raster, torch.randn(4, 1, 65, 65), target):
+        loss(prediction(image), target)
+        found.append(loss.parts["raster"])
+    assert found[0] > 5 * found[1] > 0
+    assert found[2] == 0
+    ReconstructionLoss()(prediction(target), target)  # without the term no image is too small
+
+
+def test_bf16_texture_is_that_of_float32_to_a_hundredth(tmp_path: Path) -> None:
+    path = make_vgg(tmp_path, seed=0)
+    torch.manual_seed(0)
+    image, other = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
+    exact, coarse = (
+        PerceptualLoss(path, ["conv1_2"], patch=16, precision=precision)(image, other)
+        for precision in (None, torch.bfloat16)
+    )
+    for name, value in exact.items():
+        assert coarse[name].dtype == torch.float32
+        assert float(coarse[name]) == pytest.approx(float(value), rel=0.02)
+
+
+def damage_of(share: float, images: torch.Tensor, noise: float = 0.5, smoothing: float = 1.0) -> tuple[Any, Any]:
+    """Damage of the latents of images, and the inferer that does it to an autoencoder on principal components."""
+    autoencoder = PrincipalAutoencoder(4, (8, 8), (1, 1), (1, 1))
+    autoencoder.fit(images)
+    inferer = DamagedInferer(autoencoder, images, crop_size=0)
+    batch = {"image": images, "position": torch.arange(len(images))}
+    *_, found = DamagedBatch(0, 4, 8, 0, share, noise, smoothing)(batch, torch.device("cpu"))
+    return inferer, (autoencoder, found)
+
+
+def smooth_images(count: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.nn.functional.interpolate(torch.rand(count, 1, 6, 6), (64, 64), mode="bicubic").clamp(0, 1)
+
+
+def test_damage_leaves_its_share_of_latents_as_they_are() -> None:
+    images = smooth_images(64)
+    inferer, (autoencoder, found) = damage_of(0.5, images)
+    z = autoencoder.encode(images)[0]
+    error = (inferer.damaged(z, found["damage"]) - z).square().mean(dim=(1, 2, 3))  # (64,)
+    assert 20 <= int((error < 1e-9).sum()) <= 44
+    assert "damage" not in damage_of(0.0, images)[1][1]
+
+
+def test_smoothed_latents_are_nearer_than_noised_ones_and_spread_less() -> None:
+    images = smooth_images(64)
+    inferer, (autoencoder, found) = damage_of(1.0, images)
+    z = autoencoder.encode(images)[0]
+    one = torch.ones(len(images), 1, 1, 1)
+    noised, smooth = (
+        inferer.damaged(z, found["damage"]._replace(level=one, smooth=(kind * one).bool())) for kind in (0, 1)
+    )
+    assert float((noised - z).std()) == pytest.approx(float(z.std()), rel=0.1)
+    assert float((smooth - z).std()) < 0.8 * float((noised - z).std())
+    assert float(smooth.std()) < float(z.std()) < float(noised.std())
+
+
+def test_share_of_damaged_latents_beyond_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="damaged_share is 2"):
+        DamagedBatch(0, 4, 8, 0, share=2)
+
+
 def test_perceptual_loss_says_what_it_lacks(tmp_path: Path) -> None:
     path = make_vgg(tmp_path, seed=0)
     with pytest.raises(WeightsError, match=r"lacks 10\.weight \(conv3_1"):
@@ -145,7 +229,15 @@ def test_adversarial_gradient_has_its_share_of_the_others() -> None:
 
 
 def test_training_with_a_critic_goes_on_bit_for_bit(run: Run, tmp_path: Path) -> None:
-    options = {"adversarial_weight": 0.1, "epoch_length": 3, "checkpoint_every": 1, "warmup_steps": 2}
+    options = {
+        "adversarial_weight": 0.1,
+        "damaged_share": 0.5,
+        "finish_channels": 4,
+        "grain": True,
+        "epoch_length": 3,
+        "checkpoint_every": 1,
+        "warmup_steps": 2,
+    }
     whole = run("train_autoencoder", output_dir=str(tmp_path / "whole"), max_epochs=2, **options)
     parts = tmp_path / "parts"
     stop = StopAfter(parts / "losses.csv", rows=4)

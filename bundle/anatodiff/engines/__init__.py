@@ -16,6 +16,7 @@ from anatodiff.engines.growth import GrowRanks
 from anatodiff.engines.guard import StepGuard
 from anatodiff.engines.handlers import LossLog, ProgressGrid, ReconstructionGrid, TensorBoardLog
 from anatodiff.engines.inferers import NoisePredictionInferer, ReconstructionInferer, SamplingInferer
+from anatodiff.engines.latent_damage import DamagedBatch, DamagedInferer
 from anatodiff.engines.manifest import sampling_provenance
 from anatodiff.engines.optimizers import Muon, build_optimizer
 from anatodiff.engines.places import optional_folder
@@ -47,6 +48,8 @@ __all__ = [
     "CTSampling",
     "Checkpoints",
     "CriticTraining",
+    "DamagedBatch",
+    "DamagedInferer",
     "DiffusionBatch",
     "DomainMeasures",
     "FineTuneResult",

@@ -55,6 +55,7 @@ def perceptual_loss(
     layers: list[str],
     patch: int,
     device: torch.device,
+    precision: torch.dtype | None = None,
 ) -> PerceptualLoss | None:
     """Read the network that the perceptual and the texture term need.
 
@@ -65,6 +66,7 @@ def perceptual_loss(
         layers: convolutions to compare.
         patch: side of the squares whose textures are compared, in pixels.
         device: where images are.
+        precision: what the network computes in; None: float32.
 
     Returns:
         the loss, or None.
@@ -81,7 +83,7 @@ def perceptual_loss(
         )
     if patch < 1:
         raise ValueError(f"texture_patch is {patch}; give the side of a square in pixels, 16 for example")
-    return PerceptualLoss(path, layers, patch if texture_weight else 0).to(device)
+    return PerceptualLoss(path, layers, patch if texture_weight else 0, precision).to(device)
 
 
 class CriticTraining:

@@ -29,6 +29,7 @@ class PerceptualLoss(nn.Module):
         path: state dict of the convolutions with keys "0.weight" and so on; takes BGR of 0 to 255 less its mean.
         layers: convolutions whose rectified outputs are compared, out of `VGG19_LAYERS`.
         patch: side in pixels of the squares whose textures are compared (`texture_error`); 0 compares none.
+        precision: what the convolutions compute in, e.g. torch.bfloat16; None: float32.
 
     Raises:
         WeightsError: the file is missing or lacks a layer.
@@ -44,12 +45,13 @@ class PerceptualLoss(nn.Module):
         path: str | Path,
         layers: Sequence[str] = ("conv1_2", "conv2_2"),
         patch: int = 0,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         unknown = sorted(set(layers) - set(VGG19_LAYERS))
         if unknown or not layers:
             raise ValueError(f"perceptual_layers is {list(layers)}; choose out of {', '.join(VGG19_LAYERS)}")
-        self.layers, self.patch = tuple(layers), patch
+        self.layers, self.patch, self.precision = tuple(layers), patch, precision
         deepest = max(VGG19_LAYERS[name] for name in layers)
         tensors = read_weights(Path(path), "the convolutions of VGG-19").tensors
         self.convolutions = nn.ModuleDict()
@@ -82,6 +84,10 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compare images with targets, both (B, 1, H, W) in [0, 1]; returns the scalars "perceptual" and "texture"."""
+        with torch.autocast(input.device.type, dtype=self.precision, enabled=self.precision is not None):
+            return {name: error.float() for name, error in self._errors(input, target).items()}
+
+    def _errors(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             wanted = self.maps(target)
         pairs = list(zip(self.maps(input), wanted, strict=True))

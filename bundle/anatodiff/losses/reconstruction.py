@@ -7,15 +7,18 @@ from monai.losses import PatchAdversarialLoss
 from torch import nn
 
 from anatodiff.losses.perceptual import PerceptualLoss
+from anatodiff.losses.texture import raster_profile
 
+RASTER = 8  # pixels per latent pixel, along each side
 LEAST_GRADIENT = 1e-8  # of a critic that says the same of all images
 
 
 class ReconstructionLoss(nn.Module):
-    """Error of pixels and of differences, the posterior's distance from a standard normal, and three optional terms.
+    """Error of pixels and of differences, the posterior's distance from a standard normal, and four optional terms.
 
     The optional ones keep what a mean error rubs out: how a network sees the image and its texture, and whether a
-    critic that is trained beside (`anatodiff.engines.CriticTraining`) takes it for real.
+    critic that is trained beside (`anatodiff.engines.CriticTraining`) takes it for real. The raster term is the squared
+    error of `raster_profile`: grain must not be larger at some places of the 8 x 8 patches than at others.
 
     Args:
         kl_weight: weight of the Kullback-Leibler divergence per latent value (Rombach et al. use 1e-6).
@@ -24,6 +27,7 @@ class ReconstructionLoss(nn.Module):
         perceptual: compares feature maps and textures; None compares none.
         perceptual_weight: weight of the error of the feature maps.
         texture_weight: weight of the error of the textures.
+        raster_weight: weight of the raster term.
         critic: patch discriminator; None asks none.
         adversarial_weight: size of its hinge term's gradient in the image, relative to that of all other terms, but the
             term itself never counts more than once: a critic that knows nothing yet must not be shouted.
@@ -40,6 +44,7 @@ class ReconstructionLoss(nn.Module):
         perceptual: PerceptualLoss | None = None,
         perceptual_weight: float = 0.0,
         texture_weight: float = 0.0,
+        raster_weight: float = 0.0,
         critic: nn.Module | None = None,
         adversarial_weight: float = 0.0,
     ) -> None:
@@ -49,6 +54,7 @@ class ReconstructionLoss(nn.Module):
         self.kl_weight, self.edge_weight, self.norm = kl_weight, edge_weight, norm
         self.perceptual = perceptual
         self.weights_seen = {"perceptual": perceptual_weight, "texture": texture_weight}
+        self.raster_weight = raster_weight
         self.critic, self.adversarial_weight = critic, adversarial_weight
         self.hinge = PatchAdversarialLoss(criterion="hinge")
         self.hears_critic = True  # `CriticTraining` has it wait for a critic that has learned something
@@ -71,6 +77,9 @@ class ReconstructionLoss(nn.Module):
             "edges": (self.edge_weight, self._size(error.diff(dim=2)) + self._size(error.diff(dim=3))),
             "kl": (self.kl_weight, 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()),
         }
+        if self.raster_weight:
+            raster = (raster_profile(image, RASTER) - raster_profile(target, RASTER)).square().mean()
+            terms["raster"] = (self.raster_weight, raster)
         if self.perceptual is not None:
             seen = self.perceptual(image, target)
             terms |= {name: (self.weights_seen[name], value) for name, value in seen.items()}
