@@ -31,7 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "train": {
         "image_size": SIZE, "max_epochs": 2, "epoch_length": 2, "batch_size": 4, "warmup_steps": 1, "n_prototypes": 4,
         "learning_rate": 0.05, "sampling_steps": 3, "preview_steps": 2, "samples_per_class": 3, "spm_width": 8,
-        "guidance_scale": 2.0, "amp": None,
+        "guidance_scale": 2.0,
     },
     "prepare": {"image_size": SIZE, "n_prototypes": 4},
     "pretrain": {
