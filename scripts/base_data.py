@@ -12,7 +12,7 @@ out. Hannover and COVID-19 images are for training only, since the two sources s
 patient numbers. FracAtlas has no patient numbers: near-duplicates (see `anatodiff.data.near_duplicates`) and images
 of consecutive numbers, which are often of one patient, form groups, and each group is divided by the same hash of
 "fracatlas-" and the name of its first file. One patient may still be in two parts. FracAtlas images of the hip are left
-out; children cannot be told there, since no ages are given.
+out; no ages are given, so children could not be left out.
 
 Classes. A chest image with several findings takes the one that is rarest among the training images; findings that
 then have fewer than 50 training images are dropped, the least frequent first, and their images take their next
